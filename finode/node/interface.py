@@ -1,0 +1,208 @@
+"""What the API and the daemon may ask of a node, as plain frozen types and one protocol.
+
+All ids are lower-case hex strings here, peers are peer ids, times are UTC seconds. Everything is JSON-ready through
+`msgspec.to_builtins`, but for the numpy input of a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from finode.wire.directory import InputSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryRequest:
+    """One query. `inputs` is (batch, *shape) float64, finite. `None` takes the node's own setting."""
+
+    service: str
+    inputs: npt.NDArray[np.float64] = field(repr=False)
+    parties: int | None = None
+    vote: str = "soft"
+    reveal: str = "probabilities"
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryProgress:
+    """How far a query is. `phase` is committee, deployment, preprocessing or rounds; `total` 0 if unknown."""
+
+    session: str
+    phase: str
+    done: int
+    total: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitteeView:
+    """A sealed committee. Members are peer ids; `organizations` maps each to its name."""
+
+    id: str
+    parties: tuple[str, ...]
+    dealer: str
+    owners: tuple[str, ...]
+    organizations: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Seconds by phase, as the querier saw them."""
+
+    negotiation_s: float
+    deployment_s: float
+    offline_s: float
+    online_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Rounds, bytes each party sent to the other parties, and bytes of the bundle to all parties."""
+
+    rounds: int
+    bytes_sent_per_party: tuple[int, ...]
+    offline_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryAnswer:
+    """The answer. `probabilities` is (batch, classes) or None, `top` the largest ones or None; `labels` are names."""
+
+    session: str
+    service: str
+    labels: tuple[str, ...]
+    label_indices: tuple[int, ...]
+    probabilities: tuple[tuple[float, ...], ...] | None
+    top: tuple[float, ...] | None
+    classes: tuple[str, ...]
+    committee: CommitteeView
+    timings: Timings
+    traffic: Traffic
+    engine: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusView:
+    """The node itself."""
+
+    peer: str
+    organization: str
+    federation: str
+    trust: str
+    roles: tuple[str, ...]
+    addresses: tuple[str, ...]
+    version: str
+    uptime_s: float
+    peers_connected: int
+    peers_known: int
+    sessions: int
+    capacity: int
+    workers: int
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerView:
+    """A peer of the directory or the roster. `rtt_ms` is None where not connected."""
+
+    peer: str
+    organization: str
+    roles: tuple[str, ...]
+    addresses: tuple[str, ...]
+    connected: bool
+    rtt_ms: float | None
+    standing: float
+    models: int
+    expires_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferView:
+    """One model that somebody offers for a service."""
+
+    version: str
+    owner: str
+    organization: str
+    price: int
+    engines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceView:
+    """A service as the directory knows it. `conflicting` counts offers left out because their spec differs."""
+
+    name: str
+    input: InputSpec
+    classes: tuple[str, ...]
+    offers: tuple[OfferView, ...]
+    conflicting: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """One of this node's own models."""
+
+    version: str
+    service: str
+    price: int
+    parameters: int
+    steps: int
+    operators: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    softmax_at_end: bool
+    range_bits: int
+    added: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionView:
+    """A session that runs here, or ended lately. `role` is what this node is in it; `outcome` "" while it runs."""
+
+    session: str
+    committee: str
+    service: str
+    role: str
+    querier: str
+    phase: str
+    round: int
+    batch: int
+    started: float
+    seconds: float
+    outcome: str = ""
+
+
+ProgressCallback = Callable[[QueryProgress], Awaitable[None]]
+
+
+class NodeService(Protocol):
+    """What a running node does for its API. All errors are `FinodeError`s."""
+
+    async def query(self, request: QueryRequest, progress: ProgressCallback) -> QueryAnswer:
+        """Agree on a committee, run the query and return the answer. Cancelling the call cancels the session."""
+
+    def ready(self) -> bool:
+        """Whether the node listens and its workers are warm."""
+
+    def status(self) -> StatusView: ...
+
+    def peers(self) -> tuple[PeerView, ...]: ...
+
+    def services(self) -> tuple[ServiceView, ...]: ...
+
+    def models(self) -> tuple[ModelView, ...]: ...
+
+    def sessions(self) -> tuple[SessionView, ...]: ...
+
+    async def cancel(self, session: str) -> bool:
+        """Cancel a session that this node started as querier; False if there is none of that id."""
+
+    async def reload(self) -> None:
+        """Read the roster and the model registry again; what was removed is withdrawn, what is new is announced."""

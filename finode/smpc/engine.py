@@ -1,0 +1,149 @@
+"""The interface that every engine offers; needs no torch.
+
+An engine does no I/O. A party's part of a run is a `PartyRun`: the driver calls `start`, sends the frames of the
+`Exchange` it gets to the other parties, collects theirs, and calls `resume`, until `Finished`. One exchange is one
+round. All frames of a round are opaque bytes; tags inside them tell what is opened.
+
+    weights, once per deployment    owner:  sharing.share_weights -> one share per party
+                                    dealer: mask_seed(secret, deployment, party) -> 32 bytes
+                                    party:  open_weights(...) -> PartyRun whose value is the deployment's constants
+    a bundle, once per session      dealer: deal(...) -> a seed per party, and correction chunks for the last party
+    a session                       party:  run(...) -> PartyRun whose value is its share of the output, as bytes
+    input and output                querier: sharing.share_input(...), sharing.reconstruct(...)
+
+`finode.smpc.sharing` is numpy alone, so that owners and queriers need no torch; the rest runs in worker processes.
+Shares cross this interface as bytes: little-endian int64, C order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from finode.smpc.plan import Plan
+
+Buffer = bytes | bytearray | memoryview
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What a session computes, the same for all of its parties and for the dealer.
+
+    `vote` is "soft" or "hard"; `reveal` is "probabilities", "top1" or "label" (the values of the terms' enums).
+    """
+
+    plans: tuple[Plan, ...]
+    deployments: tuple[bytes, ...]
+    parties: int
+    batch: int
+    fractional_bits: int
+    vote: str
+    reveal: str
+    profile: str = "latency"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Send `frames[j]` to party j, wait for one frame of each other party, then call `resume`."""
+
+    round: int
+    frames: Mapping[int, Buffer]
+    expected_bytes: int
+    """Exact size of the frame that each other party sends in this round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run is over. `value` is engine-specific constants (open_weights) or the output share's bytes (run)."""
+
+    value: Any = field(repr=False)
+    rounds: int
+    bytes_sent: int
+    compute_s: float
+
+
+Outcome = Exchange | Finished
+
+
+class PartyRun(Protocol):
+    """One party's side of one run. Not thread-safe; burned when dropped."""
+
+    def start(self) -> Outcome:
+        """Compute up to the first exchange."""
+
+    def resume(self, frames: Mapping[int, Buffer]) -> Outcome:
+        """Take the frames of the other parties (party index -> frame) and compute up to the next exchange.
+
+        Raises `finode.errors.RemoteProtocolError` whose `peer` is the decimal party index when a frame is malformed.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Dealing:
+    """A bundle at the dealer: one 32-byte seed per party, and the last party's corrections, made chunk by chunk."""
+
+    seeds: tuple[bytes, ...] = field(repr=False)
+    correction_bytes: int
+    corrections: Iterator[Buffer] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What the querier learns. Arrays have the batch first; `probabilities` (batch, classes) only if all are revealed,
+    `top` (batch,) the largest probability unless only the label is."""
+
+    labels: npt.NDArray[np.int64]
+    probabilities: Floats | None
+    top: Floats | None
+
+
+class Engine(Protocol):
+    """An engine. Implementations: `finode.smpc.native.NativeEngine`."""
+
+    name: str
+
+    def mask_seed(self, secret: bytes, deployment: bytes, party_index: int) -> bytes:
+        """Return the 32-byte seed of a party's share of the deployment's mask A; deterministic in its arguments."""
+
+    def open_weights(
+        self,
+        plans: Sequence[Plan],
+        shares: Sequence[Buffer],
+        mask_seeds: Sequence[bytes],
+        party_index: int,
+        parties: int,
+    ) -> PartyRun:
+        """Open W^ = W - A of the given deployments, all in one round. The value is a list, one per plan, of the
+        constants' bytes (as `run` takes them)."""
+
+    def deal(self, program: Program, secret: bytes) -> Dealing:
+        """Make one bundle from fresh randomness. `secret` is the one that `mask_seed` was called with."""
+
+    def correction_bytes(self, program: Program) -> int:
+        """Return the exact size of the corrections that the last party gets for one run of `program`."""
+
+    def run(
+        self,
+        program: Program,
+        party_index: int,
+        constants: Sequence[Buffer],
+        mask_seeds: Sequence[bytes],
+        weight_shares: Sequence[Buffer],
+        input_share: Buffer,
+        bundle_seed: bytes,
+        corrections: Buffer,
+        zero_keys: Mapping[int, bytes],
+    ) -> PartyRun:
+        """Run the program; the value is this party's share of the output, as bytes.
+
+        `zero_keys[j]` is the 32-byte key shared with party j and unknown to the dealer, fresh for this session;
+        `corrections` is empty for all parties but the last.
+        """
+
+    def plaintext(self, program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> Output:
+        """Run the program in the clear with the same fixed-point semantics: the oracle of tests and `finode bench`."""

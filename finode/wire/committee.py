@@ -1,0 +1,269 @@
+"""The terms of a query and how they are agreed: /finode/committee/1.
+
+    querier -> member   Propose(terms)            to every party, the dealer and every owner
+    member  -> querier  Accepted(signed Accept) | Refuse(reason)
+    querier -> member   Seal(all signed Accepts)
+    member  -> querier  Sealed | Refuse
+    either way, later   Dissolve
+
+The hash of the terms is the committee's id. An `Accept` is a signature over that id, so all members agree to the
+same terms or to nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, NewType
+
+from finode.config import Role
+from finode.identity import PeerId, public_key_of
+from finode.wire import canonical
+from finode.wire.message import KIB, Message, check, check_id, register
+from finode.wire.signed import Signed
+
+PROTOCOL = "/finode/committee/1"
+MAX_PARTIES = 16
+CommitteeId = NewType("CommitteeId", bytes)
+
+
+class Vote(StrEnum):
+    """How the models' outputs become one: the mean of probabilities, or the count of labels."""
+
+    SOFT = "soft"
+    HARD = "hard"
+
+
+class Reveal(StrEnum):
+    """What the querier sees; the order is from least to most."""
+
+    LABEL = "label"
+    TOP1 = "top1"
+    PROBABILITIES = "probabilities"
+
+    def at_most(self, other: Reveal) -> bool:
+        """Whether this shows no more than `other`."""
+        order = list(Reveal)
+        return order.index(self) <= order.index(other)
+
+
+class RefusalReason(StrEnum):
+    """Why a member refuses."""
+
+    BUSY = "busy"
+    SHUTTING_DOWN = "shutting-down"
+    BAD_TERMS = "bad-terms"
+    EXPIRED = "expired"
+    WRONG_FEDERATION = "wrong-federation"
+    NOT_ON_ROSTER = "not-on-roster"
+    ROLE_NOT_OFFERED = "role-not-offered"
+    SAME_ORGANIZATION = "same-organization"
+    UNKNOWN_SERVICE = "unknown-service"
+    UNKNOWN_MODEL = "unknown-model"
+    UNSUPPORTED_ENGINE = "unsupported-engine"
+    PRICE_TOO_LOW = "price-too-low"
+    BATCH_TOO_LARGE = "batch-too-large"
+    PARTY_NOT_ALLOWED = "party-not-allowed"
+    REQUIRED_PARTY_MISSING = "required-party-missing"
+    DEALER_NOT_ALLOWED = "dealer-not-allowed"
+    QUERIER_NOT_ALLOWED = "querier-not-allowed"
+    QUERY_LIMIT = "query-limit"
+    REVEALS_TOO_MUCH = "reveals-too-much"
+    STORAGE_FULL = "storage-full"
+    NOT_SEALED = "not-sealed"
+    QUOTA_USED = "quota-used"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTerm:
+    """One model of the ensemble and the owner whose it is."""
+
+    version: bytes
+    plan_digest: bytes
+    owner: PeerId
+    price: int
+
+    def __post_init__(self) -> None:
+        check_id(self.version, 32, "version")
+        check_id(self.plan_digest, 32, "plan_digest")
+        public_key_of(self.owner)
+        check(0 <= self.price < 1 << 53, "price is not negative")
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms(Message):
+    """Everything that the members agree to.
+
+    `parties` are in the order of their `party_index`. `quota` is the number of inputs that may be asked on this
+    committee in all, `max_batch` of one session. Prices are micro-credits per input.
+    """
+
+    code: ClassVar[int] = 32
+    limit: ClassVar[int] = 64 * KIB
+
+    federation: str
+    service: str
+    service_digest: bytes
+    classes: int
+    input_shape: tuple[int, ...]
+    models: tuple[ModelTerm, ...]
+    engine: str
+    fractional_bits: int
+    profile: str
+    parties: tuple[PeerId, ...]
+    dealer: PeerId
+    querier: PeerId
+    vote: Vote
+    reveal: Reveal
+    max_batch: int
+    quota: int
+    party_price: int
+    dealer_price: int
+    session_timeout_s: int
+    created_ms: int
+    expires_ms: int
+    nonce: bytes
+
+    def __post_init__(self) -> None:
+        check_id(self.service_digest, 32, "service_digest")
+        check_id(self.nonce, 16, "nonce")
+        check(2 <= len(self.parties) <= MAX_PARTIES, f"2 to {MAX_PARTIES} parties")
+        check(len(set(self.parties)) == len(self.parties), "a party stands twice in the terms")
+        check(self.dealer not in self.parties, "the dealer is a party")
+        check(self.dealer != self.querier, "the dealer is the querier")
+        check(0 < len(self.models) <= 64, "1 to 64 models")
+        check(len({m.version for m in self.models}) == len(self.models), "a model stands twice in the terms")
+        check(1 < self.classes <= 1024, "2 to 1024 classes")
+        check(0 < len(self.input_shape) <= 4 and all(0 < s <= 1 << 20 for s in self.input_shape), "input_shape")
+        check(8 <= self.fractional_bits <= 20, "fractional_bits is 8 to 20")
+        check(1 <= self.max_batch <= 4096 and self.max_batch <= self.quota < 1 << 53, "max_batch or quota")
+        check(0 <= self.party_price < 1 << 53 and 0 <= self.dealer_price < 1 << 53, "prices are not negative")
+        check(1 <= self.session_timeout_s <= 86400, "session_timeout_s is 1 to 86400")
+        check(self.created_ms < self.expires_ms, "the terms expire before they were made")
+        for peer in (*self.parties, self.dealer, self.querier):
+            public_key_of(peer)
+
+    def committee_id(self) -> CommitteeId:
+        """Return the hash of the terms."""
+        return CommitteeId(canonical.digest("terms", self.encode()))
+
+    def owners(self) -> tuple[PeerId, ...]:
+        """Return the owners, each once, in the order of their first model."""
+        return tuple(dict.fromkeys(model.owner for model in self.models))
+
+    def seats(self) -> tuple[tuple[PeerId, Role, int], ...]:
+        """Return (peer, role, party_index or -1) of every member who must accept; a peer may hold several."""
+        return (
+            *((peer, Role.PARTY, index) for index, peer in enumerate(self.parties)),
+            (self.dealer, Role.DEALER, -1),
+            *((peer, Role.OWNER, -1) for peer in self.owners()),
+        )
+
+    def members(self) -> tuple[PeerId, ...]:
+        """Return every peer that holds a seat, each once."""
+        return tuple(dict.fromkeys(peer for peer, _, _ in self.seats()))
+
+    def deployment_id(self, model: ModelTerm) -> bytes:
+        """Return the id of the model's deployment to these ordered parties with this dealer."""
+        return deployment_id(model.version, self.parties, self.dealer)
+
+
+def deployment_id(version: bytes, parties: tuple[PeerId, ...], dealer: PeerId) -> bytes:
+    """Return the 32-byte id of a deployment: one model version, one ordered set of parties, one dealer."""
+    return canonical.digest("deployment", canonical.encode([version, list(parties), dealer]))
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Propose(Message):
+    """Querier -> member: would you hold your seats in these terms?"""
+
+    code: ClassVar[int] = 33
+    limit: ClassVar[int] = 64 * KIB
+
+    terms: Terms
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept(Message):
+    """Member -> querier, signed: I hold all my seats of this committee until it expires.
+
+    `holds` lists the deployments of these terms whose shares the member already keeps.
+    """
+
+    code: ClassVar[int] = 34
+    limit: ClassVar[int] = 8 * KIB
+
+    committee: bytes
+    peer: PeerId
+    holds: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")
+        check(len(self.holds) <= 64, "at most 64 deployments")
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted(Message):
+    """Carries a signed `Accept`."""
+
+    code: ClassVar[int] = 35
+    limit: ClassVar[int] = 16 * KIB
+
+    accept: Signed
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse(Message):
+    """Member -> querier: no, and which rule says so. `subject` is the peer, model or value that the rule met."""
+
+    code: ClassVar[int] = 36
+
+    committee: bytes
+    reason: RefusalReason
+    subject: str = ""
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        check(len(self.subject) <= 256 and len(self.detail) <= 1024, "subject or detail too long")
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal(Message):
+    """Querier -> member: everybody's signed `Accept`; each member checks each."""
+
+    code: ClassVar[int] = 37
+    limit: ClassVar[int] = 1024 * KIB
+
+    committee: bytes
+    accepts: tuple[Signed, ...]
+
+    def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")
+        check(len(self.accepts) <= MAX_PARTIES + 1 + 64, "too many acceptances")
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed(Message):
+    """Member -> querier: every signature checks; I serve this committee."""
+
+    code: ClassVar[int] = 38
+
+    committee: bytes
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dissolve(Message):
+    """Either way: the committee ends before it expires; `reason` for the log."""
+
+    code: ClassVar[int] = 39
+
+    committee: bytes
+    reason: str
