@@ -7,6 +7,7 @@ into `finode.toml`. A nested setting in the environment is `FINODE_<SECTION>__<N
 from __future__ import annotations
 
 import ipaddress
+import json
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
@@ -22,7 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from finode.errors import ConfigError
 
@@ -57,13 +58,22 @@ class Section(BaseModel):
 
 
 def _as_list(value: object) -> object:
-    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+    """Take a list as the environment gives it: `party,dealer`, or JSON."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        parsed: object = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{value!r} is neither a,b,c nor a JSON list: {error}") from None
+    return parsed
 
 
 def split_host_port(value: str) -> tuple[str, int]:
     """Split `HOST:PORT` or `[IPV6]:PORT`; raise `ValueError` with the remedy otherwise."""
     host, separator, port = value.rpartition(":")
-    if not separator or not host or not port.isdigit() or int(port) > 65535:
+    if not separator or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(f"{value!r} is not HOST:PORT, such as {DEFAULT_API}")
     return host.strip("[]"), int(port)
 
@@ -82,7 +92,7 @@ class NodeSection(Section):
     """Who runs the node and what it does."""
 
     organization: str = Field(default="", max_length=64, description="the name your federation's rosters give you")
-    roles: Annotated[tuple[Role, ...], BeforeValidator(_as_list)] = Field(
+    roles: Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="any of owner, party, dealer, querier"
     )
     workers: int = Field(
@@ -95,13 +105,13 @@ class NodeSection(Section):
 class NetworkSection(Section):
     """Addresses and deadlines of the peer-to-peer host."""
 
-    listen: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    listen: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(DEFAULT_LISTEN,), description="multiaddresses to listen on"
     )
-    announce: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    announce: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="addresses told to others; empty: those of the interfaces listened on"
     )
-    bootstrap: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    bootstrap: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="multiaddresses, ending in /p2p/PEER_ID, of nodes to join the federation through"
     )
     dial_timeout_s: float = Field(default=5.0, gt=0, le=60, description="deadline of one TCP dial with its handshake")
@@ -134,16 +144,16 @@ class FederationSection(Section):
 class OwnerSection(Section):
     """What an owner allows to be done with its models. Organization names are those of its roster."""
 
-    allow_parties: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    allow_parties: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="organizations that may hold shares; empty: all on the roster"
     )
-    allow_dealers: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    allow_dealers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="organizations that may deal; empty: all on the roster"
     )
-    require_party: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    require_party: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="at least one of these organizations must be a party; empty: no such demand"
     )
-    allow_queriers: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    allow_queriers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="organizations that may query; empty: all on the roster"
     )
     queries_per_day: int = Field(default=10_000, ge=0, description="inputs per querier and day (UTC)")
@@ -176,7 +186,8 @@ class QuerierSection(Section):
         default=600.0, gt=0, le=86400, description="how long a sealed committee is reused"
     )
     max_batch: int = Field(default=64, ge=1, le=4096, description="most inputs of one session")
-    exclude: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    quota: int = Field(default=256, ge=1, description="inputs that may be asked on one committee")
+    exclude: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="peer ids or organizations never to choose"
     )
     fractional_bits: int = Field(default=16, ge=8, le=20, description="fixed-point digits after the point")
@@ -217,7 +228,7 @@ class ApiSection(Section):
 class LogSection(Section):
     """What is logged, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is logged")
     format: Literal["auto", "console", "json"] = Field(
         default="auto", description="auto: console on a terminal, else JSON"
     )
@@ -294,6 +305,8 @@ def load(home: Path, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Co
         return Config(**arguments)
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from None
+    except SettingsError as error:
+        raise ConfigError(f"an environment variable FINODE_... is wrong: {error}: {error.__cause__}") from None
 
 
 def _explain(error: ValidationError, path: Path) -> str:

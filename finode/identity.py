@@ -41,7 +41,8 @@ def public_key_of(peer_id: str) -> bytes:
         raw = base58.b58decode(peer_id) if len(peer_id) <= 64 else b""
     except ValueError:
         raw = b""
-    if len(raw) != len(_PREFIX) + 32 or not raw.startswith(_PREFIX):
+    # base58 decoders ignore blanks at the end: without the comparison one key would have many ids.
+    if len(raw) != len(_PREFIX) + 32 or not raw.startswith(_PREFIX) or base58.b58encode(raw).decode() != peer_id:
         raise IdentityError(f"{peer_id!r} is not an Ed25519 peer id", hint="it should look like 12D3KooW...")
     return raw[len(_PREFIX) :]
 
@@ -93,6 +94,8 @@ class Identity:
             raise IdentityError(
                 f"{path} exists already", hint="a lost identity cannot be made again: move it away yourself"
             ) from None
+        except OSError as error:
+            raise IdentityError(f"cannot write {path}: {error.strerror}") from None
         with os.fdopen(descriptor, "wb") as file:
             file.write(identity.seed())
             file.flush()

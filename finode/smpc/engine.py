@@ -46,6 +46,27 @@ class Program:
     reveal: str
     profile: str = "latency"
 
+    @property
+    def classes(self) -> int:
+        return self.plans[0].classes
+
+    @property
+    def models(self) -> int:
+        return len(self.plans)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerSpec:
+    """What a querier must know of a program to read its answer; it has no plans."""
+
+    models: int
+    classes: int
+    parties: int
+    batch: int
+    fractional_bits: int
+    vote: str
+    reveal: str
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:

@@ -33,7 +33,7 @@ def decode(data: bytes, as_type: type[T]) -> T:
         builtins: Any = msgpack.unpackb(data, raw=False, strict_map_key=True)
         value = msgspec.convert(builtins, as_type, strict=True, builtin_types=(bytes,))
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
-        raise MalformedMessage(f"not a valid {name}: {error}") from None
+        raise MalformedMessage(f"not a valid {name}: {str(error) or type(error).__name__}") from None
     except FinodeError as error:
         raise MalformedMessage(f"not a valid {name}: {error.message}") from None
     if dataclasses.is_dataclass(value) and encode(value) != data:

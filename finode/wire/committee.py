@@ -19,7 +19,7 @@ from typing import ClassVar, NewType
 from finode.config import Role
 from finode.identity import PeerId, public_key_of
 from finode.wire import canonical
-from finode.wire.message import KIB, Message, check, check_id, register
+from finode.wire.message import KIB, Message, check, check_id, check_printable, register
 from finode.wire.signed import Signed
 
 PROTOCOL = "/finode/committee/1"
@@ -128,6 +128,10 @@ class Terms(Message):
     def __post_init__(self) -> None:
         check_id(self.service_digest, 32, "service_digest")
         check_id(self.nonce, 16, "nonce")
+        for name in ("federation", "service", "engine", "profile"):
+            value = getattr(self, name)
+            check(0 < len(value) <= 64, f"{name} has 1 to 64 characters")
+            check_printable(value, name)
         check(2 <= len(self.parties) <= MAX_PARTIES, f"2 to {MAX_PARTIES} parties")
         check(len(set(self.parties)) == len(self.parties), "a party stands twice in the terms")
         check(self.dealer not in self.parties, "the dealer is a party")
@@ -202,7 +206,10 @@ class Accept(Message):
 
     def __post_init__(self) -> None:
         check_id(self.committee, 32, "committee")
+        public_key_of(self.peer)
         check(len(self.holds) <= 64, "at most 64 deployments")
+        for deployment in self.holds:
+            check_id(deployment, 32, "a deployment held")
 
 
 @register
@@ -229,6 +236,7 @@ class Refuse(Message):
     detail: str = ""
 
     def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")
         check(len(self.subject) <= 256 and len(self.detail) <= 1024, "subject or detail too long")
 
 
@@ -257,6 +265,9 @@ class Sealed(Message):
 
     committee: bytes
 
+    def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")
+
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,3 +278,7 @@ class Dissolve(Message):
 
     committee: bytes
     reason: str
+
+    def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")
+        check(len(self.reason) <= 1024, "reason too long")

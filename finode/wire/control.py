@@ -15,13 +15,17 @@ VERSIONS: tuple[int, ...] = (1,)
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello(Message):
-    """First message each way on a new connection; federation or versions that do not fit end it."""
+    """First message each way on a new connection; federation or versions that do not fit end it.
+
+    `bulk` marks a second connection to the same peer, for weights and bundles, so that rounds do not wait behind them.
+    """
 
     code: ClassVar[int] = 1
 
     federation: str
     versions: tuple[int, ...]
     agent: str
+    bulk: bool = False
 
     def __post_init__(self) -> None:
         check(0 < len(self.versions) <= 16, "versions: 1 to 16 of them")

@@ -10,7 +10,7 @@ from typing import ClassVar
 from finode.config import Role
 from finode.identity import PeerId, public_key_of
 from finode.wire import canonical
-from finode.wire.message import KIB, MIB, Message, check, check_id, register
+from finode.wire.message import KIB, MIB, Message, check, check_id, check_printable, register
 from finode.wire.signed import Signed
 
 PROTOCOL = "/finode/directory/1"
@@ -70,6 +70,8 @@ class ServiceSpec:
         check(1 < len(self.classes) <= 1024, "a service has 2 to 1024 classes")
         check(all(0 < len(c) <= 128 for c in self.classes), "a class's name has 1 to 128 characters")
         check(len(set(self.classes)) == len(self.classes), "two classes have the same name")
+        for name in self.classes:
+            check_printable(name, "a class's name")
 
     def digest(self) -> bytes:
         """Return the hash on which all models of the service must agree."""
@@ -100,6 +102,12 @@ class DeploymentRef:
     parties: tuple[PeerId, ...]
     dealer: PeerId
 
+    def __post_init__(self) -> None:
+        check_id(self.model, 32, "model")
+        check(2 <= len(self.parties) <= 16, "a deployment has 2 to 16 parties")
+        for peer in (*self.parties, self.dealer):
+            public_key_of(peer)
+
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +136,12 @@ class NodeRecord(Message):
 
     def __post_init__(self) -> None:
         public_key_of(self.peer)
-        check(len(self.organization) <= 64, "organization: at most 64 characters")
+        check(
+            len(self.organization) <= 64 and 0 < len(self.federation) <= 64,
+            "organization and federation: at most 64 characters",
+        )
+        check_printable(self.organization, "organization")
+        check_printable(self.federation, "federation")
         check(len(self.addresses) <= 16, "at most 16 addresses")
         check(all(len(address) <= 256 for address in self.addresses), "an address has at most 256 characters")
         check(
@@ -139,6 +152,12 @@ class NodeRecord(Message):
         check(len(names) == len(self.services), "a service stands twice in the record")
         check(all(model.service in names for model in self.models), "a model's service is not in the record")
         check(len(self.deployments) <= 64, "at most 64 deployments")
+        check(len(set(self.roles)) == len(self.roles), "a role stands twice in the record")
+        check(len(self.versions) <= 16, "at most 16 protocol versions")
+        check(0 <= self.capacity < 1 << 31, "capacity is not negative")
+        check(0 <= self.party_price < 1 << 53 and 0 <= self.dealer_price < 1 << 53, "prices are not negative")
+        for text in (*self.addresses, *self.engines):
+            check_printable(text, "an address or engine")
         check(0 <= self.sequence < 1 << 63, "sequence is not negative")
         check(self.issued_ms < self.expires_ms, "the record expires before it was issued")
 

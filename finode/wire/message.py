@@ -10,6 +10,7 @@ what the sealed terms make possible, which the reader states.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -82,6 +83,16 @@ def check(condition: bool, message: str) -> None:
     """Raise `MalformedMessage(message)` unless `condition` holds; for `__post_init__`."""
     if not condition:
         raise MalformedMessage(message)
+
+
+def check_printable(value: str, name: str) -> None:
+    """Raise `MalformedMessage` if a name that people will read could move their cursor or break their lines."""
+    check(value.isprintable(), f"{name} has characters that cannot be printed")
+
+
+def check_seconds(value: float, name: str) -> None:
+    """Raise `MalformedMessage` unless `value` is a finite duration that is not negative."""
+    check(math.isfinite(value) and value >= 0, f"{name} is a number of seconds, not negative")
 
 
 def check_id(value: bytes, size: int, name: str) -> None:

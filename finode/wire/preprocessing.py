@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finode.wire.message import KIB, Message, check, check_id, register
+from finode.wire.message import KIB, Message, check, check_id, check_seconds, register
 from finode.wire.shares import SESSION_ID_BYTES
 
 PROTOCOL = "/finode/preprocessing/1"
@@ -37,6 +37,12 @@ class Masks(Message):
     committee: bytes
     seeds: tuple[bytes, ...]
 
+    def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")
+        check(0 < len(self.seeds) <= 64, "1 to 64 seeds")
+        for seed in self.seeds:
+            check_id(seed, SEED_BYTES, "a seed")
+
     def __repr__(self) -> str:
         return f"Masks({self.committee.hex()[:12]}, {len(self.seeds)} seeds)"
 
@@ -52,6 +58,7 @@ class Deal(Message):
 
     def __post_init__(self) -> None:
         check_id(self.session, SESSION_ID_BYTES, "session")
+        check_id(self.committee, 32, "committee")
         check(1 <= self.batch <= 4096, "batch is 1 to 4096")
 
 
@@ -65,6 +72,11 @@ class Dealt(Message):
     session: bytes
     bytes_sent: tuple[int, ...]
     seconds: float
+
+    def __post_init__(self) -> None:
+        check_id(self.session, SESSION_ID_BYTES, "session")
+        check(all(0 <= count < 1 << 63 for count in self.bytes_sent), "bytes_sent is not negative")
+        check_seconds(self.seconds, "seconds")
 
 
 @register
@@ -83,6 +95,8 @@ class OfferBundle(Message):
 
     def __post_init__(self) -> None:
         check_id(self.session, SESSION_ID_BYTES, "session")
+        check_id(self.committee, 32, "committee")
+        check(1 <= self.batch <= 4096, "batch is 1 to 4096")
         check_id(self.serial, 16, "serial")
         check_id(self.seed, SEED_BYTES, "seed")
         check(0 <= self.correction_bytes < 1 << 40, "correction_bytes")

@@ -7,7 +7,8 @@ Weights, once per deployment, owner -> party (and the plan alone, `share_bytes` 
     owner -> party      raw frames, `share_bytes` in all
     party -> owner      DeploymentStored | Failed
 
-Once per committee, querier -> party: Prepare -> Prepared | Failed. The parties open their masked weights.
+Once per committee, querier -> owner: HandOut, which makes the owner do the above, and querier -> party: Prepare, which
+makes the parties open their masked weights. Both are answered by Prepared | Failed.
 
 A session, querier -> party; one stream, closed at the end; a reset by the querier cancels:
 
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, NewType
 
-from finode.wire.message import KIB, MIB, Message, check, check_id, register
+from finode.wire.message import KIB, MIB, Message, check, check_id, check_seconds, register
 
 PROTOCOL = "/finode/shares/1"
 SessionId = NewType("SessionId", bytes)
@@ -69,6 +70,7 @@ class Verdict:
 
     def __post_init__(self) -> None:
         check(len(self.culprit) <= 64 and len(self.detail) <= 1024, "culprit or detail too long")
+        check(-1 <= self.round < 1 << 32, "round is -1 or a round's number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,12 @@ class Meter:
     offline_s: float = 0.0
     online_s: float = 0.0
     compute_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "bytes_sent", "bundle_bytes"):
+            check(0 <= getattr(self, name) < 1 << 63, f"{name} is not negative")
+        for name in ("offline_s", "online_s", "compute_s"):
+            check_seconds(getattr(self, name), name)
 
 
 @register
@@ -99,6 +107,7 @@ class OfferDeployment(Message):
     share_digest: bytes
 
     def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")
         check_id(self.deployment, 32, "deployment")
         check_id(self.version, 32, "version")
         check_id(self.share_digest, 32, "share_digest")
@@ -135,11 +144,16 @@ class WithdrawModel(Message):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare(Message):
-    """Querier -> party: bring the committee's deployments into working order. Querier -> owner: hand out shares."""
+    """Querier -> party: bring the committee's deployments into working order; `run` names this attempt."""
 
     code: ClassVar[int] = 52
 
     committee: bytes
+    run: bytes
+
+    def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")
+        check_id(self.run, SESSION_ID_BYTES, "run")
 
 
 @register
@@ -150,6 +164,11 @@ class Prepared(Message):
     committee: bytes
     bytes_sent: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")
+        check(0 <= self.bytes_sent < 1 << 63, "bytes_sent is not negative")
+        check_seconds(self.seconds, "seconds")
 
 
 @register
@@ -166,7 +185,9 @@ class StartSession(Message):
 
     def __post_init__(self) -> None:
         check_id(self.session, SESSION_ID_BYTES, "session")
+        check_id(self.committee, 32, "committee")
         check(1 <= self.batch <= 4096, "batch is 1 to 4096")
+        check(0 <= self.input_bytes < 1 << 40, "input_bytes is not negative")
 
 
 @register
@@ -178,6 +199,10 @@ class SessionProgress(Message):
     phase: Phase
     done: int
     total: int
+
+    def __post_init__(self) -> None:
+        check_id(self.session, SESSION_ID_BYTES, "session")
+        check(0 <= self.done < 1 << 63 and 0 <= self.total < 1 << 63, "done and total are not negative")
 
 
 @register
@@ -191,6 +216,10 @@ class SessionResult(Message):
     output_bytes: int
     meter: Meter
 
+    def __post_init__(self) -> None:
+        check_id(self.session, SESSION_ID_BYTES, "session")
+        check(0 <= self.output_bytes < 1 << 40, "output_bytes is not negative")
+
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,3 +230,16 @@ class Failed(Message):
 
     subject: bytes
     verdict: Verdict
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOut(Message):
+    """Querier -> owner: give the committee's parties their shares of your models, and the dealer the plans."""
+
+    code: ClassVar[int] = 58
+
+    committee: bytes
+
+    def __post_init__(self) -> None:
+        check_id(self.committee, 32, "committee")

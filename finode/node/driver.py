@@ -1,0 +1,97 @@
+"""Moves one run of the engine: frames from the worker to the lanes, frames from the inbox to the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import trio
+
+from finode.errors import RemoteProtocolError
+from finode.identity import PeerId
+from finode.node.channel import Buffer, Envelope
+from finode.node.inbox import Inbox
+from finode.node.lanes import Lane
+from finode.node.pool import WorkerProcess
+from finode.node.tasks import together
+from finode.wire.session import ROUND_HEADER
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """A finished run: the engine's value as parts, and what it cost on this side."""
+
+    parts: tuple[Buffer, ...]
+    rounds: int
+    bytes_sent: int
+    compute_s: float
+
+
+@dataclass(slots=True)
+class RunDriver:
+    """One run at one party. `first_round` is added to the engine's round numbers on the lanes."""
+
+    run: bytes
+    worker: WorkerProcess
+    lanes: Mapping[int, Lane]
+    inbox: Inbox
+    parties: Sequence[PeerId]
+    round_timeout_s: float
+    on_round: Callable[[int], None]
+    first_round: int = 0
+    frame_bytes: int = 0
+
+    async def exchange(self, round: int, frames: Mapping[int, Buffer], expected_bytes: int) -> dict[int, bytearray]:
+        """Send one frame to each other party and return theirs."""
+        self.frame_bytes += sum(ROUND_HEADER.size + len(frame) for frame in frames.values())
+        gathered: dict[int, bytearray] = {}
+
+        async def gather() -> None:
+            gathered.update(await self.inbox.gather(round, expected_bytes, self.round_timeout_s))
+
+        async def send(party: int, frame: Buffer) -> None:
+            await self.lanes[party].send_round(self.run, round, frame)
+
+        # Waiting begins before sending ends: with a full window both sides must read to make room.
+        calls: list[Callable[[], Awaitable[None]]] = [
+            gather,
+            *(partial(send, party, frame) for party, frame in frames.items()),
+        ]
+        await together(calls)
+        return gathered
+
+    async def drive(self, header: dict[str, Any], parts: Sequence[Buffer]) -> RunOutcome:
+        """Start the run at the worker with a request and move it to its end.
+
+        Raises `VerdictReached`, a `RemoteError` with the peer, or `WorkerDied`. The run is dropped at the worker then.
+        """
+        try:
+            reply = await self._request({"run": self.run, **header}, parts)
+            while reply.header["state"] == "exchange":
+                round = self.first_round + reply.header["round"]
+                self.on_round(round)
+                frames = dict(zip(reply.header["parties"], reply.parts, strict=True))
+                theirs = await self.exchange(round, frames, reply.header["expected_bytes"])
+                request = {"kind": "resume", "run": self.run, "parties": list(theirs)}
+                reply = await self._request(request, list(theirs.values()))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._drop()
+            raise
+        summary = reply.header
+        return RunOutcome(reply.parts, summary["rounds"], self.frame_bytes, summary["compute_s"])
+
+    async def _request(self, header: dict[str, Any], parts: Sequence[Buffer]) -> Envelope:
+        try:
+            return await self.worker.request(header, parts)
+        except RemoteProtocolError as error:
+            if error.peer.isdigit():  # the engine knows parties by their index alone
+                raise RemoteProtocolError(error.message, peer=self.parties[int(error.peer)]) from None
+            raise
+
+    async def _drop(self) -> None:
+        with trio.move_on_after(1.0):
+            if not self.worker.dead:
+                await self.worker.post({"kind": "drop", "run": self.run})

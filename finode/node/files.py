@@ -1,0 +1,23 @@
+"""Files that hold secrets: written whole or not at all, readable by their owner alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+Buffer = bytes | bytearray | memoryview
+
+
+def write_private(path: Path, data: Buffer) -> None:
+    """Write `data` to `path` with mode 0600, whole or not at all."""
+    scratch = path.with_suffix(path.suffix + ".part")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,189 @@
+"""The daemon's worker processes: started before the first query, replaced when one dies.
+
+A session is bound to one worker for its life. When a worker dies, every request to it raises `WorkerDied`, which ends
+that worker's sessions and no others; a new one takes its place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from finode.errors import FinodeError, LocalError, RemoteProtocolError, WorkerDied, error_class
+from finode.node.channel import AsyncChannel, Buffer, Envelope
+
+WARM_TIMEOUT_S = 60.0
+"""Importing torch takes 2 to 10 s, on a cold disk longer."""
+RESTART_PAUSE_S = 1.0
+"""A worker that dies at its start must not be restarted in a tight loop."""
+
+
+class WorkerProcess:
+    """One worker as the daemon sees it."""
+
+    def __init__(self, process: trio.Process, channel: AsyncChannel) -> None:
+        self._process = process
+        self._channel = channel
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, trio.Event] = {}
+        self._replies: dict[int, Envelope] = {}
+        self.warm = trio.Event()
+        self.dead = False
+        self.sessions = 0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def request(self, header: dict[str, Any], parts: Sequence[Buffer] = ()) -> Envelope:
+        """Send one request and return its reply.
+
+        Raises `WorkerDied`, or the error that the worker's reply carries.
+        """
+        number = next(self._ids)
+        event = self._waiting[number] = trio.Event()
+        try:
+            if self.dead:
+                raise self._died()
+            try:
+                await self._channel.send(Envelope({"id": number, **header}, tuple(parts)))
+            except trio.BrokenResourceError:
+                raise self._died() from None
+            await event.wait()
+            reply = self._replies.pop(number, None)
+        finally:
+            self._waiting.pop(number, None)
+            self._replies.pop(number, None)
+        if reply is None:
+            raise self._died()
+        if "error" in reply.header:
+            raise _error(reply.header)
+        return reply
+
+    async def post(self, header: dict[str, Any]) -> None:
+        """Send a request whose reply does not matter."""
+        with suppress(trio.BrokenResourceError):
+            await self._channel.send(Envelope({"id": next(self._ids), **header}))
+
+    async def pump(self) -> None:
+        """Route replies to their requests until the worker's end of the channel closes."""
+        while (reply := await self._channel.receive()) is not None:
+            if reply.header.get("warm"):
+                self.warm.set()
+            elif (event := self._waiting.get(reply.header["id"])) is not None:
+                self._replies[reply.header["id"]] = reply
+                event.set()
+        self.dead = True
+        for event in self._waiting.values():
+            event.set()
+
+    async def end(self) -> None:
+        """Close the channel, which ends the worker; kill it if it computes on."""
+        self.dead = True
+        await self._channel.aclose()
+        with trio.move_on_after(1.0) as patience:
+            await self._process.wait()
+        if patience.cancelled_caught:
+            self._process.kill()
+            await self._process.wait()
+
+    def _died(self) -> WorkerDied:
+        return WorkerDied(f"worker process {self.pid} ended", hint="its sessions are lost; a new worker is starting")
+
+
+def _error(header: dict[str, Any]) -> FinodeError:
+    cls = error_class(header["error"])
+    if cls is RemoteProtocolError:
+        return RemoteProtocolError(header["message"], peer=header["peer"], hint=header["hint"])
+    return cls(header["message"], hint=header["hint"])
+
+
+class WorkerPool:
+    """A fixed number of workers. `acquire` gives the one with the fewest sessions."""
+
+    def __init__(self, size: int, threads: int, log: FilteringBoundLogger) -> None:
+        self._size = size
+        self._threads = threads
+        self._log = log
+        self._workers: list[WorkerProcess] = []
+        self._changed = trio.Event()
+
+    @property
+    def warm(self) -> int:
+        """The number of workers that are ready to compute."""
+        return sum(worker.warm.is_set() and not worker.dead for worker in self._workers)
+
+    def pids(self) -> tuple[int, ...]:
+        """Return the process ids of the living workers."""
+        return tuple(worker.pid for worker in self._workers if not worker.dead)
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[WorkerProcess]:
+        """Hold a session's place at the least busy warm worker; wait until there is one."""
+        if self._size == 0:
+            raise LocalError("this node has neither the role of a party nor of a dealer: it has no workers")
+        worker = await self._least_busy()
+        worker.sessions += 1
+        try:
+            yield worker
+        finally:
+            worker.sessions -= 1
+
+    async def _least_busy(self) -> WorkerProcess:
+        with trio.move_on_after(WARM_TIMEOUT_S):
+            while True:
+                ready = [worker for worker in self._workers if worker.warm.is_set() and not worker.dead]
+                if ready:
+                    return min(ready, key=lambda worker: worker.sessions)
+                await self._changed.wait()
+        raise WorkerDied(f"no worker process became ready within {WARM_TIMEOUT_S:.0f} s", hint="see the daemon's log")
+
+    async def serve(self) -> None:
+        """Keep the workers alive until cancelled; then end them."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._size):
+                nursery.start_soon(self._keep_one)
+
+    async def _keep_one(self) -> None:
+        while True:
+            worker = await self._start()
+            self._workers.append(worker)
+            self._log.debug("worker started", pid=worker.pid)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._announce_warm, worker)
+                    await worker.pump()
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._workers.remove(worker)
+                with trio.CancelScope(shield=True):
+                    await worker.end()
+            self._log.error("worker died; its sessions are lost, a new one starts", pid=worker.pid)
+            await trio.sleep(RESTART_PAUSE_S)
+
+    async def _announce_warm(self, worker: WorkerProcess) -> None:
+        await worker.warm.wait()
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+        self._log.info("worker warm", pid=worker.pid)
+
+    async def _start(self) -> WorkerProcess:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        descriptor = theirs.fileno()
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "finode.node.worker", str(descriptor), str(self._threads)],
+            pass_fds=(descriptor,),
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        return WorkerProcess(process, AsyncChannel(ours))

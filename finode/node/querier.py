@@ -1,0 +1,445 @@
+"""The querier's role: a committee, shares of the input to its parties, shares of the output back, the answer.
+
+    negotiate   or reuse a sealed committee of the same request
+    deploy      owners hand out what parties lack, parties open masked weights; once per committee
+    session     the dealer deals, each party gets its share of the input; the output shares add up to the answer
+
+A session that fails names a culprit; the querier drops that committee and runs again without the culprit, with new
+shares and a new bundle, until the answer or its deadline.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from finode.committee.book import QuerierCache
+from finode.committee.policy import Candidate, Request, candidate
+from finode.committee.sealed import SealedCommittee
+from finode.config import Config, Role
+from finode.errors import (
+    InputError,
+    RemoteError,
+    SessionAborted,
+    SessionCancelled,
+    UnknownService,
+)
+from finode.identity import PeerId
+from finode.net.interface import Network
+from finode.node.interface import (
+    CommitteeView,
+    ProgressCallback,
+    QueryAnswer,
+    QueryProgress,
+    QueryRequest,
+    Timings,
+    Traffic,
+)
+from finode.node.members import GOODBYE_TIMEOUT_S, Members, Story
+from finode.node.negotiator import agree, dissolve, now_ms
+from finode.node.sessions import Session, SessionTable
+from finode.node.tasks import together
+from finode.node.verdicts import BLAMELESS, VerdictReached, verdict_of
+from finode.smpc import sharing
+from finode.smpc.engine import AnswerSpec, Output
+from finode.wire.committee import Dissolve, Reveal, Vote
+from finode.wire.directory import ServiceSpec
+from finode.wire.preprocessing import Dealt
+from finode.wire.shares import (
+    SESSION_ID_BYTES,
+    Fault,
+    HandOut,
+    Meter,
+    Phase,
+    Prepare,
+    StartSession,
+    Verdict,
+)
+
+FAULT_POINTS = 20.0
+"""What ending a session costs a peer's standing here: three of them in a row and it is not chosen any more."""
+MAX_ATTEMPTS = 8
+"""Committees tried for one query, whatever time is left: the fault may be ours."""
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds of a query by phase, over all of its attempts but the computing, which is the last one's."""
+
+    began: float = field(default_factory=time.monotonic)
+    negotiation_s: float = 0.0
+    deployment_s: float = 0.0
+    offline_s: float = 0.0
+    online_s: float = 0.0
+
+    def timings(self) -> Timings:
+        return Timings(
+            negotiation_s=self.negotiation_s,
+            deployment_s=self.deployment_s,
+            offline_s=self.offline_s,
+            online_s=self.online_s,
+            total_s=time.monotonic() - self.began,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What one session brought."""
+
+    output: Output
+    meters: tuple[Meter, ...]
+    dealt: Dealt
+
+
+class QuerierRole:
+    """Runs this node's own queries."""
+
+    def __init__(
+        self,
+        network: Network,
+        organization: str,
+        sessions: SessionTable,
+        own_candidate: Callable[[], Candidate | None],
+        config: Config,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._network = network
+        self._organization = organization
+        self._sessions = sessions
+        self._own_candidate = own_candidate
+        self._config = config
+        self._log = log
+        self._members = Members(network, config)
+        self._cache = QuerierCache()
+        self._prepared: set[bytes] = set()
+        self._negotiating = trio.Lock()
+        self._deploying: dict[bytes, trio.Lock] = {}
+        self._scopes: dict[bytes, trio.CancelScope] = {}
+
+    # What the API asks
+
+    async def query(self, request: QueryRequest, progress: ProgressCallback) -> QueryAnswer:
+        """Answer a query; see `NodeService.query`."""
+        session = secrets.token_bytes(SESSION_ID_BYTES)
+        deadline_s = request.deadline_s or self._config.querier.deadline_s
+        answers: list[QueryAnswer] = []
+        with trio.CancelScope() as scope, trio.move_on_after(deadline_s) as deadline:
+            self._scopes[session] = scope
+            try:
+                place = self._sessions.enter(
+                    session, b"", request.service, Role.QUERIER, self._network.peer_id, len(request.inputs)
+                )
+                with place as entry:
+                    answers.append(await self._attempts(request, entry, progress, deadline_s))
+            finally:
+                del self._scopes[session]
+        if answers:
+            return answers[0]
+        if deadline.cancelled_caught:
+            raise SessionAborted(
+                f"no answer within {deadline_s:.0f} s", hint="ask with a longer deadline, or see `finode ps`"
+            )
+        raise SessionCancelled("the query was cancelled")
+
+    def cancel(self, session: bytes) -> bool:
+        """Cancel a query that runs; False if there is none of that id."""
+        if (scope := self._scopes.get(session)) is None:
+            return False
+        scope.cancel()
+        return True
+
+    # Attempts
+
+    def _request(self, request: QueryRequest, exclude: frozenset[str]) -> Request:
+        settings = self._config.querier
+        batch = len(request.inputs)
+        if batch > settings.max_batch:
+            raise InputError(
+                f"{batch} inputs in one query, at most {settings.max_batch} are allowed",
+                hint="ask in smaller batches, or raise [querier] max_batch",
+            )
+        try:
+            vote, reveal = Vote(request.vote), Reveal(request.reveal)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return Request(
+            querier=self._network.peer_id,
+            organization=self._organization,
+            federation=self._config.federation.name,
+            service=request.service,
+            parties=request.parties or settings.parties,
+            vote=vote,
+            reveal=reveal,
+            max_batch=settings.max_batch,
+            quota=max(settings.quota, settings.max_batch),
+            fractional_bits=settings.fractional_bits,
+            session_timeout_s=max(1, round(settings.deadline_s)),
+            lifetime_ms=round(settings.committee_lifetime_s * 1000),
+            min_models=settings.min_models,
+            exclude=exclude | frozenset(settings.exclude),
+        )
+
+    async def _attempts(
+        self, request: QueryRequest, entry: Session, progress: ProgressCallback, deadline_s: float
+    ) -> QueryAnswer:
+        clock = _Clock()
+        excluded: frozenset[str] = frozenset()
+        self._check_input(request)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            wanted = self._request(request, excluded)
+            try:
+                return await self._attempt(request, wanted, entry, progress, clock, deadline_s, attempt)
+            except VerdictReached as error:
+                verdict = error.verdict
+                self._log.warning(
+                    "attempt failed",
+                    session=entry.id.hex(),
+                    culprit=verdict.culprit,
+                    fault=verdict.fault.value,
+                    round=verdict.round,
+                    detail=verdict.detail,
+                )
+                if verdict.culprit in ("", self._network.peer_id) or attempt == MAX_ATTEMPTS:
+                    raise
+                excluded = self._blame(verdict, excluded)
+        raise SessionAborted("no attempt was made")
+
+    def _blame(self, verdict: Verdict, excluded: frozenset[str]) -> frozenset[str]:
+        """Return whom the next attempt goes without. A member that forgot the committee is only asked anew."""
+        culprit = PeerId(verdict.culprit)
+        self._cache.drop_member(culprit)
+        if verdict.fault in (Fault.NOT_SEALED, Fault.QUOTA_USED):
+            return excluded
+        if verdict.fault not in BLAMELESS:
+            self._network.fault(culprit, FAULT_POINTS, f"ended a session: {verdict.fault}")
+        return excluded | {culprit}
+
+    def _check_input(self, request: QueryRequest) -> None:
+        spec = self.spec(request.service)
+        expected = spec.input.shape
+        if request.inputs.ndim != len(expected) + 1 or request.inputs.shape[1:] != expected:
+            raise InputError(
+                f"service {request.service!r} takes inputs of shape {expected}, got {request.inputs.shape[1:]}"
+            )
+        if not len(request.inputs):
+            raise InputError("the query has no inputs")
+        if not np.isfinite(request.inputs).all():
+            raise InputError("the input has a NaN or an infinite value")
+
+    def spec(self, service: str) -> ServiceSpec:
+        """Return a service's spec as the first record that offers it states it; raise `UnknownService`."""
+        for record in self._network.records().values():
+            if (spec := record.service(service)) is not None:
+                return spec
+        raise UnknownService(
+            f"nobody in the federation offers the service {service!r}", hint="`finode services` lists those offered"
+        )
+
+    async def _attempt(
+        self,
+        request: QueryRequest,
+        wanted: Request,
+        entry: Session,
+        progress: ProgressCallback,
+        clock: _Clock,
+        deadline_s: float,
+        attempt: int,
+    ) -> QueryAnswer:
+        async def tell(phase: Phase, done: int = 0, total: int = 0, detail: str = "") -> None:
+            entry.phase = phase
+            if phase is Phase.ROUNDS:
+                entry.round = done
+            await progress(
+                QueryProgress(session=entry.id.hex(), phase=phase.value, done=done, total=total, detail=detail)
+            )
+
+        await tell(Phase.COMMITTEE)
+        began = time.monotonic()
+        async with self._negotiating:  # so that equal queries at the same time share one committee
+            committee = await self._committee(wanted, len(request.inputs), clock, deadline_s)
+        entry.committee = committee.id
+        clock.negotiation_s += time.monotonic() - began
+        began = time.monotonic()
+        await tell(Phase.DEPLOYMENT, detail=committee.id.hex()[:12])
+        try:
+            async with self._deploying.setdefault(
+                committee.id, trio.Lock()
+            ):  # parties prepare one attempt after the other, all in the same order
+                await self._deploy(committee)
+            clock.deployment_s += time.monotonic() - began
+            session = entry.id if attempt == 1 else secrets.token_bytes(SESSION_ID_BYTES)
+            result = await self._session(committee, session, request, tell, clock)
+        except VerdictReached:
+            await self._drop(committee)
+            raise
+        return self._answer(request, entry, committee, result, clock, attempt)
+
+    async def _committee(self, wanted: Request, batch: int, clock: _Clock, deadline_s: float) -> SealedCommittee:
+        cached = self._cache.take(wanted, batch, now_ms())
+        if cached is not None:
+            return cached
+        left_ms = round((deadline_s - (time.monotonic() - clock.began)) * 1000)
+        committee, machine = await agree(
+            self._network,
+            wanted,
+            self._candidates(),
+            deadline_ms=now_ms() + max(left_ms, 1),
+            answer_timeout_s=self._config.session.answer_timeout_s,
+            log=self._log,
+        )
+        self._log.info(
+            "committee sealed",
+            committee=committee.id.hex()[:12],
+            parties=len(committee.terms.parties),
+            models=len(committee.terms.models),
+            proposals=machine.attempts,
+        )
+        self._cache.put(wanted, committee, batch)
+        return committee
+
+    def _candidates(self) -> list[Candidate]:
+        found = [
+            candidate(
+                state.record,
+                organization=state.organization,
+                connected=state.connected,
+                rtt_ms=state.rtt_ms,
+                standing=state.standing,
+            )
+            for state in self._network.states().values()
+            if state.record is not None
+        ]
+        own = self._own_candidate()
+        return [*found, own] if own is not None else found
+
+    async def _drop(self, committee: SealedCommittee) -> None:
+        self._cache.drop(committee.id)
+        self._prepared.discard(committee.id)
+        self._deploying.pop(committee.id, None)
+        message = Dissolve(committee=committee.id, reason="a session failed")
+        with trio.move_on_after(GOODBYE_TIMEOUT_S):
+            await together([partial(dissolve, self._network, peer, message) for peer in committee.terms.members()])
+
+    # Deployment
+
+    async def _deploy(self, committee: SealedCommittee) -> None:
+        if committee.id in self._prepared:
+            return
+        terms = committee.terms
+        run = secrets.token_bytes(SESSION_ID_BYTES)
+        calls: list[Callable[[], Awaitable[None]]] = [
+            partial(self._members.order, owner, HandOut(committee=committee.id)) for owner in terms.owners()
+        ]
+        calls += [
+            partial(self._members.order, party, Prepare(committee=committee.id, run=run)) for party in terms.parties
+        ]
+        try:
+            await together(calls)
+        except RemoteError as error:
+            raise VerdictReached(verdict_of(error, self._network.peer_id)) from error
+        self._prepared.add(committee.id)
+
+    # A session
+
+    async def _session(
+        self,
+        committee: SealedCommittee,
+        session: bytes,
+        request: QueryRequest,
+        tell: Callable[..., Awaitable[None]],
+        clock: _Clock,
+    ) -> _Result:
+        terms = committee.terms
+        batch = len(request.inputs)
+        pieces = await trio.to_thread.run_sync(
+            sharing.share_input, request.inputs, len(terms.parties), terms.fractional_bits
+        )
+        spec = AnswerSpec(
+            models=len(terms.models),
+            classes=terms.classes,
+            parties=len(terms.parties),
+            batch=batch,
+            fractional_bits=terms.fractional_bits,
+            vote=terms.vote.value,
+            reveal=terms.reveal.value,
+        )
+        await tell(Phase.PREPROCESSING)
+        began = time.monotonic()
+        outputs: dict[int, bytearray] = {}
+        meters: dict[int, Meter] = {}
+        dealt: list[Dealt] = []
+        story = Story()
+
+        async def deal() -> None:
+            dealt.append(await self._members.deal(terms, session, batch, story))
+
+        async def party(index: int) -> None:
+            start = StartSession(session=session, committee=committee.id, batch=batch, input_bytes=len(pieces[index]))
+            output_bytes = sharing.output_bytes(spec)
+            outputs[index], meters[index] = await self._members.compute(
+                terms.parties[index], start, pieces[index], output_bytes, tell, story
+            )
+
+        calls: list[Callable[[], Awaitable[None]]] = [deal]
+        calls += [partial(party, index) for index in range(len(terms.parties))]
+        try:
+            await together(calls)
+        except RemoteError as error:
+            raise VerdictReached(verdict_of(error, self._network.peer_id)) from error
+        total_s = time.monotonic() - began
+        clock.online_s = max(meter.online_s for meter in meters.values())
+        clock.offline_s = max(0.0, total_s - clock.online_s)
+        ordered = [outputs[index] for index in range(len(terms.parties))]
+        output = sharing.reconstruct(spec, ordered)
+        return _Result(output, tuple(meters[index] for index in sorted(meters)), dealt[0])
+
+    # The answer
+
+    def _answer(
+        self,
+        request: QueryRequest,
+        entry: Session,
+        committee: SealedCommittee,
+        result: _Result,
+        clock: _Clock,
+        attempt: int,
+    ) -> QueryAnswer:
+        terms = committee.terms
+        classes = self.spec(request.service).classes
+        output = result.output
+        members = (*terms.members(), terms.querier)
+        return QueryAnswer(
+            session=entry.id.hex(),
+            service=request.service,
+            labels=tuple(classes[index] for index in output.labels),
+            label_indices=tuple(int(index) for index in output.labels),
+            probabilities=_rows(output.probabilities),
+            top=None if output.top is None else tuple(float(value) for value in output.top),
+            classes=classes,
+            committee=CommitteeView(
+                id=committee.id.hex(),
+                parties=terms.parties,
+                dealer=terms.dealer,
+                owners=terms.owners(),
+                organizations={peer: self._network.organization_of(peer) for peer in members},
+            ),
+            timings=clock.timings(),
+            traffic=Traffic(
+                rounds=max(meter.rounds for meter in result.meters),
+                bytes_sent_per_party=tuple(meter.bytes_sent for meter in result.meters),
+                offline_bytes=sum(result.dealt.bytes_sent),
+            ),
+            engine=terms.engine,
+            attempts=attempt,
+        )
+
+
+def _rows(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None) -> tuple[tuple[float, ...], ...] | None:
+    return None if values is None else tuple(tuple(float(value) for value in row) for row in values)

@@ -1,0 +1,331 @@
+"""Serves what other nodes ask of this one: routes each inbound stream to the role that it is meant for.
+
+The first message of a stream says what it is about. It is checked against the sealed committee that it names before
+anything else is read: a message from a peer that has no such place in the terms ends the stream and costs the peer
+its standing. A refusal is answered with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import trio
+from structlog.contextvars import bound_contextvars
+from structlog.typing import FilteringBoundLogger
+
+from finode.committee.desk import Desk, Outcome
+from finode.config import Config, Role
+from finode.errors import (
+    FinodeError,
+    LocalError,
+    PeerRefused,
+    PeerUnreachable,
+    RemoteError,
+    RemoteProtocolError,
+    StorageFull,
+)
+from finode.identity import PeerId
+from finode.net.interface import Network, Stream
+from finode.node.asked import while_asked
+from finode.node.dealer import DealerRole
+from finode.node.negotiator import dissolve, now_ms
+from finode.node.owner import OwnerRole
+from finode.node.party import PartyRole, check_deployment
+from finode.node.verdicts import BLAMELESS, VerdictReached, verdict_of
+from finode.wire import committee as committee_wire
+from finode.wire import preprocessing, session, shares
+from finode.wire.committee import Dissolve, Propose, RefusalReason, Refuse, Seal, Terms
+from finode.wire.preprocessing import Deal, OfferBundle, RequestMasks
+from finode.wire.session import JoinLane
+from finode.wire.shares import (
+    DeploymentStored,
+    DeploymentWanted,
+    Failed,
+    Fault,
+    HandOut,
+    OfferDeployment,
+    Prepare,
+    Prepared,
+    StartSession,
+    WithdrawModel,
+)
+
+TICK_S = 1.0
+"""How often expired committees are looked for."""
+STOP_TIMEOUT_S = 1.5
+"""How long sessions in flight get to tell others that this node stops; all of it must end within 3 s."""
+SEAL_WAIT_S = 60.0
+"""How long a proposal's stream is kept for the seal: the querier waits for the slowest member in between."""
+
+
+class Reception:
+    """The handlers of all protocols but those of the network itself."""
+
+    def __init__(
+        self,
+        network: Network,
+        desk: Desk,
+        party: PartyRole,
+        dealer: DealerRole,
+        owner: OwnerRole,
+        config: Config,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._network = network
+        self._desk = desk
+        self._party = party
+        self._dealer = dealer
+        self._owner = owner
+        self._config = config
+        self._log = log
+        self._work: set[trio.CancelScope] = set()
+        self._idle = trio.Event()
+        self.stopping = False
+
+    def open(self) -> None:
+        """Begin to serve."""
+        self._network.serve(committee_wire.PROTOCOL, self._on_committee)
+        self._network.serve(shares.PROTOCOL, self._on_shares)
+        self._network.serve(preprocessing.PROTOCOL, self._on_preprocessing)
+        self._network.serve(session.PROTOCOL, self._on_lane)
+
+    async def tend(self) -> None:
+        """End committees that expire, until cancelled."""
+        while True:
+            await trio.sleep(TICK_S)
+            await self._settle(self._desk.tick(now_ms()))
+            for committee in self._party.seated():
+                if all(sealed.id != committee for sealed in self._desk.book):
+                    await self._party.leave(committee)
+
+    async def stop(self) -> None:
+        """Refuse what is new, end what is in flight and tell the others, within `STOP_TIMEOUT_S`."""
+        self.stopping = True
+        for scope in self._work:
+            scope.cancel()
+        with trio.move_on_after(STOP_TIMEOUT_S):
+            while self._work:
+                self._idle = trio.Event()
+                await self._idle.wait()
+        with trio.move_on_after(STOP_TIMEOUT_S / 3):
+            await self._settle(self._desk.abort_all("the node shuts down", now_ms()))
+
+    async def _settle(self, outcome: Outcome) -> None:
+        for end in outcome.ended:
+            self._log.debug("committee ended", committee=end.committee.hex()[:12], reason=end.reason)
+            if not self._desk.book.sessions_of(end.committee):
+                await self._party.leave(end.committee)
+        for notice in outcome.notices:
+            await dissolve(self._network, notice.peer, notice.message)
+
+    @contextmanager
+    def _cancellable(self) -> Iterator[None]:
+        with trio.CancelScope() as scope:
+            self._work.add(scope)
+            try:
+                yield
+            finally:
+                self._work.discard(scope)
+                self._idle.set()
+
+    def _terms(self, committee: bytes) -> Terms:
+        """Return the terms of a sealed committee; raise `PeerRefused` when there is none."""
+        return self._desk.book.get(committee, now_ms()).terms
+
+    # /finode/committee/1
+
+    async def _on_committee(self, stream: Stream) -> None:
+        timeout_s = self._config.session.answer_timeout_s
+        while True:
+            try:
+                message = await stream.receive(Propose, Seal, Dissolve, timeout_s=timeout_s)
+            except PeerUnreachable:
+                return
+            try:
+                outcome = self._desk.receive(stream.peer, message, now_ms())
+            except StorageFull as error:  # an owner that cannot count what it granted must not grant it
+                self._log.error("refused a committee: nothing can be written", error=error.message)
+                committee = message.terms.committee_id() if isinstance(message, Propose) else b""
+                await stream.send(Refuse(committee=committee, reason=RefusalReason.STORAGE_FULL))
+                return
+            if outcome.reply is not None:
+                await stream.send(outcome.reply)
+            await self._settle(outcome)
+            timeout_s = SEAL_WAIT_S
+
+    # /finode/shares/1
+
+    async def _on_shares(self, stream: Stream) -> None:
+        message = await stream.receive(
+            OfferDeployment,
+            WithdrawModel,
+            HandOut,
+            Prepare,
+            StartSession,
+            timeout_s=self._config.session.answer_timeout_s,
+        )
+        match message:
+            case OfferDeployment():
+                await self._serve(stream, message.deployment, message.committee, self._deployment(message))
+            case WithdrawModel():
+                self._party.withdraw(stream.peer, message.version)
+            case HandOut():
+                await self._serve(stream, message.committee, message.committee, self._hand_out)
+            case Prepare():
+                await self._serve(stream, message.committee, message.committee, self._prepare(message))
+            case StartSession():
+                await self._serve(stream, message.session, message.committee, self._session(message))
+
+    async def _serve(
+        self,
+        stream: Stream,
+        subject: bytes,
+        committee: bytes,
+        work: Callable[[Stream, Terms], Awaitable[None]],
+    ) -> None:
+        """Do `work` for a member of a sealed committee; answer `Failed` about `subject` when it cannot be done.
+
+        What the peer did wrong is raised again, so that it costs the peer its standing.
+        """
+        own = self._network.peer_id
+        with bound_contextvars(peer=stream.peer, committee=committee.hex()[:12]), self._cancellable():
+            try:
+                await work(stream, self._terms(committee))
+                await stream.close()
+            except FinodeError as error:
+                verdict = verdict_of(error, own)
+                self._log.info(
+                    "ended early",
+                    culprit=verdict.culprit,
+                    fault=verdict.fault.value,
+                    round=verdict.round,
+                    detail=verdict.detail,
+                )
+                with suppress(RemoteError):
+                    await stream.send(Failed(subject=subject, verdict=verdict))
+                await stream.close()
+                if isinstance(error, LocalError):
+                    raise
+                if verdict.culprit == stream.peer and verdict.fault not in BLAMELESS | {Fault.PEER_LOST}:
+                    raise RemoteProtocolError(verdict.detail, peer=stream.peer) from error
+
+    def _deployment(self, offer: OfferDeployment) -> Callable[[Stream, Terms], Awaitable[None]]:
+        async def take(stream: Stream, terms: Terms) -> None:
+            if self._network.peer_id != terms.dealer:
+                await self._party.take_deployment(stream, terms, offer)
+                return
+            # The dealer gets the public plan alone.
+            plan = check_deployment(stream.peer, terms, offer)
+            if offer.share_bytes:
+                raise RemoteProtocolError(f"{stream.peer} offers a share to the dealer", peer=stream.peer)
+            self._dealer.plans.put(offer.deployment, plan)
+            await stream.send(DeploymentWanted(deployment=offer.deployment, wanted=False))
+            await stream.send(DeploymentStored(deployment=offer.deployment))
+
+        return take
+
+    async def _hand_out(self, stream: Stream, terms: Terms) -> None:
+        self._expect_querier(stream.peer, terms)
+        began = trio.current_time()
+        holds = self._desk.book.get(terms.committee_id(), now_ms()).holds
+
+        async def hand_out() -> int:
+            return await self._owner.hand_out(terms, holds)
+
+        sent = await while_asked(stream, hand_out)
+        await stream.send(
+            Prepared(committee=terms.committee_id(), bytes_sent=sent, seconds=trio.current_time() - began)
+        )
+
+    def _prepare(self, message: Prepare) -> Callable[[Stream, Terms], Awaitable[None]]:
+        async def prepare(stream: Stream, terms: Terms) -> None:
+            self._expect_querier(stream.peer, terms)
+            self._expect_party(terms)
+            await self._party.prepare(stream, terms, message)
+
+        return prepare
+
+    def _session(self, start: StartSession) -> Callable[[Stream, Terms], Awaitable[None]]:
+        async def run(stream: Stream, terms: Terms) -> None:
+            self._expect_querier(stream.peer, terms)
+            self._expect_party(terms)
+            self._desk.book.begin(start.committee, start.session, start.batch, now_ms())
+            try:
+                with bound_contextvars(session=start.session.hex()):
+                    self._log.info("session begins", role=Role.PARTY.value, batch=start.batch)
+                    await self._party.session(stream, terms, start)
+                    self._log.info("session ends", role=Role.PARTY.value)
+            finally:
+                self._desk.book.end(start.session)
+
+        return run
+
+    @staticmethod
+    def _expect_querier(peer: PeerId, terms: Terms) -> None:
+        if peer != terms.querier:
+            raise RemoteProtocolError(f"{peer} is not the querier of this committee", peer=peer)
+
+    def _expect_party(self, terms: Terms) -> None:
+        if self._network.peer_id not in terms.parties:
+            raise RemoteProtocolError("this node is no party of the committee", peer=terms.querier)
+
+    # /finode/preprocessing/1
+
+    async def _on_preprocessing(self, stream: Stream) -> None:
+        timeout_s = self._config.session.answer_timeout_s
+        message = await stream.receive(RequestMasks, Deal, OfferBundle, timeout_s=timeout_s)
+        match message:
+            case RequestMasks():
+                await self._serve(stream, message.committee, message.committee, self._masks)
+            case Deal():
+                await self._serve(stream, message.session, message.committee, self._deal(message))
+            case OfferBundle():
+                await self._serve(stream, message.session, message.committee, self._bundle(message))
+
+    async def _masks(self, stream: Stream, terms: Terms) -> None:
+        self._expect_dealer(stream.peer, terms)
+        await self._dealer.masks(stream, terms)
+
+    def _deal(self, message: Deal) -> Callable[[Stream, Terms], Awaitable[None]]:
+        async def deal(stream: Stream, terms: Terms) -> None:
+            self._expect_querier(stream.peer, terms)
+            self._expect_dealer(stream.peer, terms)
+            self._desk.book.begin(message.committee, message.session, message.batch, now_ms())
+            try:
+                with bound_contextvars(session=message.session.hex()):
+                    self._log.info("dealing", role=Role.DEALER.value, batch=message.batch)
+                    await self._dealer.deal(stream, terms, message)
+            finally:
+                self._desk.book.end(message.session)
+
+        return deal
+
+    def _expect_dealer(self, peer: PeerId, terms: Terms) -> None:
+        if self._network.peer_id != terms.dealer:
+            raise RemoteProtocolError("this node is not the committee's dealer", peer=peer)
+
+    def _bundle(self, offer: OfferBundle) -> Callable[[Stream, Terms], Awaitable[None]]:
+        async def take(stream: Stream, terms: Terms) -> None:
+            if stream.peer != terms.dealer:
+                raise RemoteProtocolError(f"{stream.peer} is not the dealer of this committee", peer=stream.peer)
+            self._expect_party(terms)
+            await self._party.take_bundle(stream, terms, offer)
+
+        return take
+
+    # /finode/session/1
+
+    async def _on_lane(self, stream: Stream) -> None:
+        message = await stream.receive(JoinLane, timeout_s=self._config.session.answer_timeout_s)
+        try:
+            terms = self._terms(message.committee)
+        except PeerRefused as error:
+            verdict = verdict_of(error, self._network.peer_id)
+            with suppress(RemoteError):
+                await stream.send(Failed(subject=message.committee, verdict=verdict))
+            await stream.close()
+            return
+        self._expect_party(terms)
+        with suppress(VerdictReached, PeerUnreachable):
+            await self._party.join_lane(stream, terms, message)

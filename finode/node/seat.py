@@ -1,0 +1,249 @@
+"""One party's seat in one sealed committee: its lanes, its deployments, the runs it makes.
+
+    prepare     wait for the owners' shares, ask the dealer for the mask seeds, and with the other parties open the
+                masked weights that anyone of them lacks; once per committee
+    run         one session: the input share and the bundle in, the output share out
+
+All parties prepare when the querier says so. What to open is agreed in one exchange (a byte per model: 1, I lack it),
+because a party that restarted has lost nothing but a file that the others still have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import trio
+
+from finode.config import Config
+from finode.errors import PeerTimeout, RemoteProtocolError
+from finode.identity import PeerId
+from finode.net.interface import Network
+from finode.node.bundles import PartyBundle
+from finode.node.channel import Buffer
+from finode.node.deployments import DeploymentStore
+from finode.node.driver import RunDriver, RunOutcome
+from finode.node.lanes import Lane, LaneSet
+from finode.node.pool import WorkerProcess
+from finode.node.verdicts import VerdictReached
+from finode.smpc.engine import Program
+from finode.smpc.plan import Plan
+from finode.wire import canonical, preprocessing
+from finode.wire.committee import Terms
+from finode.wire.message import KIB
+from finode.wire.shares import Fault, Verdict
+
+BYTES_PER_VALUE = 64
+"""No round of the engine opens more than this of one element: at most 45 comparisons of a 3x3 pooling window."""
+
+
+def program_of(terms: Terms, plans: tuple[Plan, ...], batch: int) -> Program:
+    """Return what a session of these terms computes."""
+    return Program(
+        plans=plans,
+        deployments=tuple(terms.deployment_id(model) for model in terms.models),
+        parties=len(terms.parties),
+        batch=batch,
+        fractional_bits=terms.fractional_bits,
+        vote=terms.vote.value,
+        reveal=terms.reveal.value,
+        profile=terms.profile,
+    )
+
+
+def input_share_bytes(terms: Terms, batch: int) -> int:
+    """Return the exact size of one party's share of the input."""
+    return 8 * batch * prod(terms.input_shape)
+
+
+def _frame_limit(terms: Terms, plans: tuple[Plan, ...]) -> int:
+    values = sum(prod(shape) for plan in plans for shape in plan.shapes().values())
+    votes = len(plans) * terms.classes * terms.classes
+    weights = sum(plan.weight_numel() for plan in plans)
+    return 64 * KIB + BYTES_PER_VALUE * terms.max_batch * (values + votes) + 8 * weights
+
+
+class PartySeat:
+    """The seat `party_index` in the committee of `terms`."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        own: PeerId,
+        network: Network,
+        store: DeploymentStore,
+        nursery: trio.Nursery,
+        config: Config,
+    ) -> None:
+        self.terms = terms
+        self.committee = terms.committee_id()
+        self.party_index = terms.parties.index(own)
+        self.is_last = self.party_index == len(terms.parties) - 1
+        self.deployments = tuple(terms.deployment_id(model) for model in terms.models)
+        self._own = own
+        self._network = network
+        self._store = store
+        self._nursery = nursery
+        self._config = config
+        self._preparing = trio.Lock()
+        self._lanes: LaneSet | None = None
+        self._mask_seeds: tuple[bytes, ...] = ()
+        self._correction_bytes: dict[int, int] = {}
+
+    async def plans(self) -> tuple[Plan, ...]:
+        """Return the plans of all models once their deployments are here.
+
+        Raises `PeerTimeout` naming the owner whose share did not come.
+        """
+        plans = []
+        timeout_s = self._config.session.deploy_timeout_s
+        for model, deployment in zip(self.terms.models, self.deployments, strict=True):
+            with trio.move_on_after(timeout_s):
+                await self._store.wait_for(deployment)
+            kept = self._store.get(deployment)
+            if kept is None:
+                raise PeerTimeout(
+                    f"{model.owner} sent no share of its model within {timeout_s:.0f} s", peer=model.owner
+                )
+            plans.append(kept.plan)
+        return tuple(plans)
+
+    async def lanes(self) -> LaneSet:
+        """Return the committee's lanes (not all need be open), once the plans tell how large a frame may be."""
+        if self._lanes is None:
+            limit = _frame_limit(self.terms, await self.plans())
+            if self._lanes is None:
+                self._lanes = LaneSet(
+                    self._network,
+                    self._nursery,
+                    self.committee,
+                    self.terms.parties,
+                    self.party_index,
+                    limit,
+                    self._config.session.deploy_timeout_s,
+                )
+        return self._lanes
+
+    async def expected_corrections(self, batch: int, worker: WorkerProcess) -> int:
+        """Return the exact size of the corrections that this party gets for one run of `batch` inputs."""
+        if not self.is_last:
+            return 0
+        if batch not in self._correction_bytes:
+            program = program_of(self.terms, await self.plans(), batch)
+            reply = await worker.request(
+                {"kind": "sizes", "engine": self.terms.engine, "program": canonical.encode(program)}
+            )
+            self._correction_bytes[batch] = reply.header["correction_bytes"]
+        return self._correction_bytes[batch]
+
+    async def prepare(self, run: bytes, worker: WorkerProcess) -> int:
+        """Bring the seat into working order; return the bytes sent to the other parties.
+
+        `run` is the name of this attempt, the same at all parties. Raises `RemoteError`s and `VerdictReached`.
+        """
+        async with self._preparing:
+            plans = await self.plans()
+            with self._store.using(self.deployments):
+                await self._fetch_masks()
+                lane_set = await self.lanes()
+                lanes = await lane_set.connect()
+                inbox = lane_set.join(run)
+                driver = RunDriver(
+                    run, worker, lanes, inbox, self.terms.parties, self._config.session.round_timeout_s, _ignore, 1
+                )
+                try:
+                    lacking = await self._agree_on_lacking(driver, lanes)
+                    if lacking:
+                        await self._open_weights(driver, plans, lacking)
+                    return driver.frame_bytes
+                finally:
+                    lane_set.leave(run)
+
+    async def _fetch_masks(self) -> None:
+        if self._mask_seeds:
+            return
+        timeout_s = self._config.session.answer_timeout_s
+        stream = await self._network.open(self.terms.dealer, preprocessing.PROTOCOL, timeout_s=timeout_s)
+        try:
+            await stream.send(preprocessing.RequestMasks(committee=self.committee))
+            reply = await stream.receive(preprocessing.Masks, timeout_s=self._config.session.deploy_timeout_s)
+        finally:
+            await stream.close()
+        seeds_fit = all(len(seed) == preprocessing.SEED_BYTES for seed in reply.seeds)
+        if reply.committee != self.committee or len(reply.seeds) != len(self.terms.models) or not seeds_fit:
+            raise RemoteProtocolError("the dealer's mask seeds do not fit the terms", peer=self.terms.dealer)
+        self._mask_seeds = reply.seeds
+
+    async def _agree_on_lacking(self, driver: RunDriver, lanes: dict[int, Lane]) -> list[int]:
+        own = bytes(not self._store.is_open(deployment) for deployment in self.deployments)
+        theirs = await driver.exchange(0, dict.fromkeys(lanes, own), len(own))
+        return [index for index in range(len(own)) if own[index] or any(frame[index] for frame in theirs.values())]
+
+    async def _open_weights(self, driver: RunDriver, plans: tuple[Plan, ...], lacking: list[int]) -> None:
+        chosen = [self.deployments[index] for index in lacking]
+        await driver.drive(
+            {
+                "kind": "open",
+                "engine": self.terms.engine,
+                "plans": [plans[index].encode() for index in lacking],
+                "shares": [str(self._store.share_path(deployment)) for deployment in chosen],
+                "constants": [str(self._store.opened_path(deployment)) for deployment in chosen],
+                "party_index": self.party_index,
+                "parties": len(self.terms.parties),
+            },
+            [self._mask_seeds[index] for index in lacking],
+        )
+
+    async def run(
+        self,
+        session: bytes,
+        batch: int,
+        input_share: Buffer,
+        bundle: PartyBundle,
+        worker: WorkerProcess,
+        on_round: Callable[[int], None],
+    ) -> RunOutcome:
+        """Run one session whose inbox was joined before; the outcome's one part is the output share."""
+        if not self._mask_seeds or not all(map(self._store.is_open, self.deployments)):
+            raise VerdictReached(
+                Verdict(culprit=self._own, round=-1, fault=Fault.NOT_SEALED, detail="its deployment was dropped")
+            )
+        lane_set = await self.lanes()
+        lanes = await lane_set.connect()
+        driver = RunDriver(
+            session,
+            worker,
+            lanes,
+            lane_set.inbox(session),
+            self.terms.parties,
+            self._config.session.round_timeout_s,
+            on_round,
+        )
+        with self._store.using(self.deployments):
+            return await driver.drive(
+                {
+                    "kind": "run",
+                    "engine": self.terms.engine,
+                    "program": canonical.encode(program_of(self.terms, await self.plans(), batch)),
+                    "party_index": self.party_index,
+                    "constants": [str(self._store.opened_path(deployment)) for deployment in self.deployments],
+                    "shares": [str(self._store.share_path(deployment)) for deployment in self.deployments],
+                    "zero_parties": list(lanes),
+                },
+                [
+                    input_share,
+                    bundle.seed,
+                    bundle.corrections,
+                    *self._mask_seeds,
+                    *(lane.zero_key(session) for lane in lanes.values()),
+                ],
+            )
+
+    async def close(self) -> None:
+        """Close the lanes: the committee is over."""
+        if self._lanes is not None:
+            await self._lanes.close()
+
+
+def _ignore(round: int) -> None:
+    """Opening weights shows no progress of its own."""

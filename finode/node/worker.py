@@ -1,0 +1,234 @@
+"""A worker process: the only place where torch runs. Started as `python -m finode.node.worker FD THREADS`.
+
+It answers requests of its daemon one after another; the runs of several sessions interleave between requests. What
+it holds (constants, bundles, runs) dies with it. It ends when the daemon's end of the socket closes.
+
+    request     parts                                         reply
+    sizes       -                                             correction_bytes
+    masks       secret                                        parts: the party's mask seed of each deployment
+    open        mask seeds                                    an outcome; at the end the constants are in their files
+    run         input share, bundle seed, corrections,        an outcome; at the end the part is the output share
+                mask seeds, zero keys
+    resume      frames of the other parties                   an outcome
+    drop        -                                             -
+    deal        secret                                        correction_bytes; parts: the seed of each party
+    next        -                                             more; part: a chunk of the corrections
+
+An outcome is `exchange` (round, expected_bytes, parties; parts: the frames to send) or `finished`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from finode.errors import FinodeError, RemoteError, StorageFull
+from finode.node.channel import BlockingChannel, Buffer, Envelope
+from finode.node.files import write_private
+from finode.smpc.engine import Dealing, Engine, Exchange, Finished, Outcome, PartyRun, Program
+from finode.smpc.plan import decode_plan
+from finode.wire import canonical
+
+CACHE_BYTES = 1 << 30
+"""Weight shares and constants kept in memory between sessions; the least recently used go first."""
+
+
+class FileCache:
+    """Files read whole and kept by path, for as long as they are the same file."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._kept: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
+
+    def read(self, path: str) -> bytes:
+        """Return the file's bytes; raise `OSError`."""
+        status = os.stat(path)
+        key = (path, status.st_mtime_ns, status.st_ino)
+        if key not in self._kept:
+            self._kept[key] = Path(path).read_bytes()
+            while sum(map(len, self._kept.values())) > self._limit and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+class Worker:
+    """The state of one worker process and its request handlers."""
+
+    def __init__(self, engines: dict[str, Engine]) -> None:
+        self._engines = engines
+        self._files = FileCache(CACHE_BYTES)
+        self._runs: dict[bytes, PartyRun] = {}
+        self._constant_paths: dict[bytes, list[str]] = {}
+        self._dealings: dict[bytes, Iterator[Buffer]] = {}
+        self._handlers: dict[str, Callable[[dict[str, Any], tuple[Buffer, ...]], Envelope]] = {
+            "sizes": self._sizes,
+            "masks": self._masks,
+            "open": self._open,
+            "run": self._run,
+            "resume": self._resume,
+            "drop": self._drop,
+            "deal": self._deal,
+            "next": self._next,
+        }
+
+    def handle(self, request: Envelope) -> Envelope:
+        """Return the reply to one request. A failed run is dropped: what it took of its bundle is burned."""
+        header = request.header
+        try:
+            return self._handlers[header["kind"]](header, request.parts)
+        except FinodeError as error:
+            self._forget(header.get("run"))
+            return Envelope(
+                {
+                    "error": error.code,
+                    "message": error.message,
+                    "hint": error.hint,
+                    "peer": error.peer if isinstance(error, RemoteError) else "",
+                }
+            )
+        except OSError as error:
+            self._forget(header.get("run"))
+            code = StorageFull.code if error.errno in (28, 122) else "finode-error"
+            return Envelope({"error": code, "message": f"{error.filename}: {error.strerror}", "hint": "", "peer": ""})
+
+    def _forget(self, run: bytes | None) -> None:
+        if run is not None:
+            self._runs.pop(run, None)
+            self._constant_paths.pop(run, None)
+            self._dealings.pop(run, None)
+
+    def _sizes(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        program = canonical.decode(header["program"], Program)
+        return Envelope({"correction_bytes": self._engines[header["engine"]].correction_bytes(program)})
+
+    def _masks(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        engine, secret = self._engines[header["engine"]], bytes(parts[0])
+        return Envelope(
+            {}, tuple(engine.mask_seed(secret, name, header["party_index"]) for name in header["deployments"])
+        )
+
+    def _open(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        run = self._engines[header["engine"]].open_weights(
+            [decode_plan(plan) for plan in header["plans"]],
+            [self._files.read(path) for path in header["shares"]],
+            [bytes(seed) for seed in parts],
+            header["party_index"],
+            header["parties"],
+        )
+        self._constant_paths[header["run"]] = header["constants"]
+        return self._outcome(header["run"], run, run.start())
+
+    def _run(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        program = canonical.decode(header["program"], Program)
+        models = len(program.plans)
+        input_share, bundle_seed, corrections, *keys = parts
+        run = self._engines[header["engine"]].run(
+            program,
+            header["party_index"],
+            [self._files.read(path) for path in header["constants"]],
+            [bytes(seed) for seed in keys[:models]],
+            [self._files.read(path) for path in header["shares"]],
+            input_share,
+            bytes(bundle_seed),
+            corrections,
+            dict(zip(header["zero_parties"], map(bytes, keys[models:]), strict=True)),
+        )
+        return self._outcome(header["run"], run, run.start())
+
+    def _resume(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        run = self._runs[header["run"]]
+        return self._outcome(header["run"], run, run.resume(dict(zip(header["parties"], parts, strict=True))))
+
+    def _outcome(self, name: bytes, run: PartyRun, outcome: Outcome) -> Envelope:
+        if isinstance(outcome, Exchange):
+            self._runs[name] = run
+            return Envelope(
+                {
+                    "state": "exchange",
+                    "round": outcome.round,
+                    "expected_bytes": outcome.expected_bytes,
+                    "parties": list(outcome.frames),
+                },
+                tuple(outcome.frames.values()),
+            )
+        paths = self._constant_paths.pop(name, None)
+        self._forget(name)
+        summary = {
+            "state": "finished",
+            "rounds": outcome.rounds,
+            "bytes_sent": outcome.bytes_sent,
+            "compute_s": outcome.compute_s,
+        }
+        return Envelope(summary, self._deliver(outcome, paths))
+
+    @staticmethod
+    def _deliver(outcome: Finished, paths: list[str] | None) -> tuple[Buffer, ...]:
+        if paths is None:
+            return (outcome.value,)
+        for path, constants in zip(paths, outcome.value, strict=True):
+            write_private(Path(path), constants)
+        return ()
+
+    def _drop(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        self._forget(header["run"])
+        return Envelope({})
+
+    def _deal(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        program = canonical.decode(header["program"], Program)
+        dealing: Dealing = self._engines[header["engine"]].deal(program, bytes(parts[0]))
+        self._dealings[header["run"]] = iter(dealing.corrections)
+        return Envelope({"correction_bytes": dealing.correction_bytes}, dealing.seeds)
+
+    def _next(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        chunk = next(self._dealings[header["run"]], None)
+        if chunk is None:
+            self._forget(header["run"])
+            return Envelope({"more": False})
+        return Envelope({"more": True}, (chunk,))
+
+
+def serve(channel: BlockingChannel, worker: Worker) -> None:
+    """Answer requests until the daemon is gone."""
+    while (request := channel.receive()) is not None:
+        try:
+            reply = worker.handle(request)
+        except Exception:
+            # The edge of the worker: a bug in one session must be told and must not end the others. The traceback
+            # shows code, never values.
+            traceback.print_exc()
+            reply = Envelope(
+                {"error": "local-error", "message": "internal error in the worker", "hint": "", "peer": ""}
+            )
+        channel.send({"id": request.header["id"], **reply.header}, reply.parts)
+
+
+def main() -> None:
+    """Entry of the process: import torch, say that the worker is warm, serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on the terminal is the daemon's to handle
+    descriptor, threads = int(sys.argv[1]), int(sys.argv[2])
+    channel = BlockingChannel(socket.socket(fileno=descriptor))
+
+    import torch
+
+    from finode.smpc.native import NativeEngine
+
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    worker = Worker({"native": NativeEngine()})
+    channel.send({"id": 0, "warm": True})
+    try:
+        serve(channel, worker)
+    except OSError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

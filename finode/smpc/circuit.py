@@ -1,0 +1,145 @@
+"""A circuit: gates and which values they read. The dealer, the parties and the oracle walk the same one.
+
+Gates are in an order in which each comes after what it reads; that is the order of dealing. Parties run all gates as
+coroutines that wait for their inputs, so the gates of all models, and of parallel branches of one model, share rounds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from finode.errors import LocalError
+from finode.smpc.gates.base import Gate
+from finode.smpc.material import Bundle, CountingSource, DealerSource, gate_stream
+from finode.smpc.session import Cell, Session
+from finode.smpc.share import Share
+from finode.smpc.weights import DealerWeights, PartyWeights, PlainWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A gate in its place. `name` is its tag, and the name of its value."""
+
+    name: str
+    gate: Gate[Any]
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """Gates in order, the names of the inputs and the output."""
+
+    inputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    output: str
+
+    def correction_sizes(self) -> list[tuple[str, int]]:
+        """Return the tags of all gates with the bytes of corrections each needs, in the order of dealing."""
+        sizes = []
+        materials: dict[str, Any] = {}
+        for node in self.nodes:
+            source = CountingSource()
+            materials[node.name] = node.gate.material(source, *(materials.get(name) for name in node.inputs))
+            sizes.append((node.name, source.size))
+        return sizes
+
+    def deal(self, seeds: Sequence[bytes], weights: DealerWeights | None) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the corrections of one bundle, a few chunks per gate. `seeds` are the parties', fresh each time."""
+        uses = self._uses()
+        materials: dict[str, Any] = {}
+        for node in self.nodes:
+            source = DealerSource([gate_stream(seed, node.name) for seed in seeds], weights)
+            material = node.gate.material(source, *(materials.get(name) for name in node.inputs))
+            yield from source.written
+            _remember(materials, node, material, uses)
+
+    def prepare(self, session: Session, bundle: Bundle, weights: PartyWeights | None) -> dict[str, Any]:
+        """Take all material of a bundle and do what does not depend on the query; return it by gate."""
+        uses = self._uses()
+        taken: dict[str, Any] = {}
+        prepared: dict[str, Any] = {}
+        for node in self.nodes:
+            material = node.gate.material(bundle.take(node.name), *(taken.get(name) for name in node.inputs))
+            prepared[node.name] = node.gate.prepare(session, weights, material)
+            _remember(taken, node, material, uses)
+        return prepared
+
+    async def run(self, session: Session, prepared: dict[str, Any], inputs: Mapping[str, Share]) -> Share:
+        """Run this party's side of all gates; return its share of the output. Empties `prepared` on the way."""
+        uses = self._uses()
+        cells: dict[str, Cell[Any]] = {name: Cell(uses[name]) for name in (*self.inputs, *(n.name for n in self.nodes))}
+
+        async def run_node(node: Node) -> None:
+            values = [await cells[name].get() for name in node.inputs]
+            material = prepared.pop(node.name)
+            await cells[node.name].provide(await node.gate.run(session.branch(node.name), material, *values))
+
+        for name in self.inputs:
+            await cells[name].provide(inputs[name])
+        await session.parallel(*(run_node(node) for node in self.nodes))
+        output = await cells[self.output].get()
+        if not isinstance(output, Share):
+            raise LocalError(f"the circuit's output {self.output!r} is no share")
+        return output
+
+    def plain(self, weights: PlainWeights, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Compute the output in the clear."""
+        uses = self._uses()
+        values = dict(inputs)
+        for node in self.nodes:
+            values[node.name] = node.gate.plain(weights, *(values[name] for name in node.inputs))
+            for name in node.inputs:
+                uses[name] -= 1
+                if not uses[name]:
+                    values.pop(name, None)
+        return values[self.output]
+
+    def _uses(self) -> Counter[str]:
+        uses = Counter(name for node in self.nodes for name in node.inputs)
+        uses[self.output] += 1
+        return uses
+
+
+def _remember(materials: dict[str, Any], node: Node, material: Any, uses: Counter[str]) -> None:
+    """Keep the material of a gate for those that read its value, and drop what nothing reads any more."""
+    if uses[node.name]:
+        materials[node.name] = material
+    for name in node.inputs:
+        uses[name] -= 1
+        if not uses[name]:
+            materials.pop(name, None)
+
+
+@dataclass(slots=True)
+class CircuitBuilder:
+    """Collects nodes; names are unique."""
+
+    inputs: tuple[str, ...]
+    nodes: list[Node] = field(default_factory=list)
+    _names: set[str] = field(default_factory=set)
+
+    def add(self, name: str, gate: Gate[Any], *inputs: str) -> str:
+        """Append a gate; return the name of its value. A name that is taken gets a number."""
+        unique, number = name, 2
+        while unique in self._names or unique in self.inputs:
+            unique, number = f"{name}.{number}", number + 1
+        self._names.add(unique)
+        self.nodes.append(Node(unique, gate, inputs))
+        return unique
+
+    def build(self, output: str) -> Circuit:
+        """Return the circuit without gates whose value nothing reads."""
+        needed = {output}
+        kept = []
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+                kept.append(node)
+        return Circuit(self.inputs, tuple(reversed(kept)), output)

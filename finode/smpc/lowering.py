@@ -1,0 +1,276 @@
+"""From a program to a circuit: which gates compute it, and at which scale every value stands.
+
+Models of equal plan are a *lane*: they are computed as one batch, so every value has the shape (models, batch,
+*sample); the query's input, common to all, has one model. Scales are lazy. An encoded number stands at 2^f, a product
+at the sum of two scales, a mean at a little more, and a value is truncated only by a gate that truncates anyway (ReLU,
+max-pool, maximum), or where the next product would not fit. So a chain of layers opens nothing for its scales' sake.
+
+A ReLU before or after a max-pool becomes one gate with it, if nothing else reads what lies between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from finode.errors import InputError, ModelError
+from finode.smpc.circuit import Circuit, CircuitBuilder
+from finode.smpc.engine import Program
+from finode.smpc.gates.linear import AddWeight, Convolution, Form, Mask, Matmul, PerChannel, Product
+from finode.smpc.gates.local import Add, AveragePool, Repeat, Reshape, Subsample, SumModels
+from finode.smpc.gates.maximum import MAX_BLOCK, ArgMax, OneHot, Winners
+from finode.smpc.gates.pool import MaxPool, Window, stages
+from finode.smpc.gates.softmax import MAX_SUMMED, PROBABILITY_BITS, Softmax
+from finode.smpc.gates.truncate import Truncate, TruncateRelu
+from finode.smpc.plan import INPUT, Op, Plan, Step
+from finode.smpc.weights import WeightRef
+
+HEADROOM_BITS = 61
+"""A value's magnitude and digits together stay below 2^61, under the 2^62 that truncation allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of a circuit: the node or input it comes from, its shape, and its scale 2^point."""
+
+    name: str
+    shape: tuple[int, ...]
+    point: int
+
+
+def lower(program: Program) -> Circuit:
+    """Return the circuit of a program; raise `InputError` or `ModelError` when it cannot be computed."""
+    _check(program)
+    builder = CircuitBuilder((INPUT,))
+    masked: dict[str, str] = {}
+    x = Value(INPUT, (1, program.batch, *program.plans[0].input_shape), program.fractional_bits)
+    logits = [LaneLowering(builder, masked, program, models).lower(x) for models in lanes(program)]
+    return builder.build(_vote(builder, program, logits))
+
+
+def lanes(program: Program) -> list[tuple[int, ...]]:
+    """Return the indices of the models of each lane: models of equal plan together, in the order of the program."""
+    groups: dict[bytes, list[int]] = {}
+    for index, plan in enumerate(program.plans):
+        groups.setdefault(plan.digest(), []).append(index)
+    return [tuple(group) for group in groups.values()]
+
+
+def _check(program: Program) -> None:
+    plans = program.plans
+    if not plans or len(plans) != len(program.deployments):
+        raise InputError("a program has one deployment for each of its models, and at least one model")
+    if len(plans) > MAX_SUMMED:
+        raise InputError(f"{len(plans)} models are more than the {MAX_SUMMED} that one vote adds up")
+    if any(plan.input_shape != plans[0].input_shape or plan.classes != plans[0].classes for plan in plans):
+        raise ModelError("the models of a program differ in their input or their classes")
+    if program.vote not in ("soft", "hard") or program.reveal not in ("probabilities", "top1", "label"):
+        raise InputError(f"unknown vote {program.vote!r} or reveal {program.reveal!r}")
+    for plan in plans:
+        if plan.range_bits < 1 or 2 * program.fractional_bits + plan.range_bits > HEADROOM_BITS:
+            raise ModelError(
+                f"values below 2^{plan.range_bits} with {program.fractional_bits} digits after the point do not fit",
+                hint=f"range_bits + 2 * fractional_bits may be {HEADROOM_BITS} at most",
+            )
+    if program.parties < 2 or program.batch < 1:
+        raise InputError(f"a program needs two parties and one input, not {program.parties} and {program.batch}")
+
+
+def _vote(builder: CircuitBuilder, program: Program, logits: list[tuple[Value, int]]) -> str:
+    """Add the gates from every lane's logits (with their bound in bits) to what is revealed."""
+    models, classes, batch = len(program.plans), program.plans[0].classes, program.batch
+    f, shape = program.fractional_bits, (batch, classes)
+    if program.vote == "soft":
+        ballots = [
+            builder.add(f"lane{i}/softmax", Softmax(value.shape, value.point - f, f, f + bits + 1), value.name)
+            for i, (value, bits) in enumerate(logits)
+        ]
+        # Truncated before anything is revealed: the digits below 2^-f would show more than the answer.
+        shift, bound = PROBABILITY_BITS - f, f + models.bit_length() + 1
+    else:
+        ballots = [_hard_ballot(builder, f"lane{i}", value, f, bits) for i, (value, bits) in enumerate(logits)]
+        shift, bound = 0, models.bit_length() + 1
+    total = builder.add("vote/sum", SumModels(), *ballots)
+    if program.reveal == "probabilities":
+        return builder.add("vote/truncate", Truncate(shape, shift), total) if shift else total
+    gives = Winners.TOP if program.reveal == "top1" else Winners.INDEX
+    return builder.add("vote/argmax", ArgMax(shape, shift, bound, gives), total)
+
+
+def _hard_ballot(builder: CircuitBuilder, lane: str, logits: Value, f: int, bits: int) -> str:
+    classes, shift, bound = logits.shape[-1], logits.point - f, f + bits + 1
+    if classes <= MAX_BLOCK:
+        return builder.add(f"{lane}/argmax", ArgMax(logits.shape, shift, bound, Winners.ONE_HOT), logits.name)
+    label = builder.add(f"{lane}/argmax", ArgMax(logits.shape, shift, bound, Winners.INDEX), logits.name)
+    return builder.add(f"{lane}/one_hot", OneHot(logits.shape[:-1], classes), label)
+
+
+class LaneLowering:
+    """Lowers the steps of one lane's plan."""
+
+    def __init__(
+        self, builder: CircuitBuilder, masked: dict[str, str], program: Program, models: tuple[int, ...]
+    ) -> None:
+        """`masked` maps values to their masked openings, for all lanes: the input's is common to them."""
+        self._builder = builder
+        self._masked = masked
+        self._models = models
+        self._plan: Plan = program.plans[models[0]]
+        self._f = program.fractional_bits
+        self._profile = program.profile
+        self._prefix = f"model{models[0]}" if len(models) == 1 else f"models{'+'.join(map(str, models))}"
+        self._values: dict[str, Value] = {}
+        self._truncated: dict[str, Value] = {}
+        self._readers = Counter(name for step in self._plan.steps for name in step.inputs)
+        self._readers[self._plan.output] += 1
+        # Outputs of ReLUs that wait for the max-pool after them, and of max-pools that did the ReLU after them.
+        self._pending_relu: set[str] = set()
+        self._did_relu: set[str] = set()
+
+    def lower(self, x: Value) -> tuple[Value, int]:
+        """Add the gates of all steps; return the logits and the bits of their range."""
+        self._values[INPUT] = x
+        handlers: dict[Op, Callable[[Step, Value], Value]] = {
+            Op.CONV: lambda step, v: self._product(
+                step, v, Convolution(step.strides, step.pads, step.dilations, step.groups)
+            ),
+            Op.LINEAR: lambda step, v: self._product(step, v, Matmul()),
+            Op.SCALE: lambda step, v: self._product(step, v, PerChannel()),
+            Op.ADD: self._add,
+            Op.ADD_WEIGHT: self._add_weight,
+            Op.RELU: self._relu,
+            Op.MAX_POOL: self._max_pool,
+            Op.AVERAGE_POOL: self._average_pool,
+            Op.GLOBAL_AVERAGE_POOL: self._global_average_pool,
+            Op.RESHAPE: self._reshape,
+            Op.SOFTMAX: self._softmax,
+        }
+        for step in self._plan.steps:
+            value = handlers[step.op](step, self._values[step.inputs[0]])
+            if value.shape[2:] != step.output_shape:
+                raise ModelError(f"step {step.name!r} gives {value.shape[2:]} where the plan says {step.output_shape}")
+            self._values[step.output] = value
+        logits = self._raisable(self._values[self._plan.output], 0)
+        if logits.shape[0] < len(self._models):
+            name = self._builder.add(f"{logits.name}/repeat", Repeat(len(self._models)), logits.name)
+            logits = Value(name, (len(self._models), *logits.shape[1:]), logits.point)
+        return logits, self._plan.range_bits
+
+    @property
+    def _compare_bits(self) -> int:
+        """Bits of a difference of two values at scale 2^f."""
+        return self._f + self._plan.range_bits + 1
+
+    def _shape(self, step: Step, models: int) -> tuple[int, ...]:
+        return (models, self._values[INPUT].shape[1], *step.output_shape)
+
+    def _name(self, step: Step, suffix: str = "") -> str:
+        return f"{self._prefix}/{step.name or step.output}{suffix}"
+
+    def _at_f(self, value: Value) -> Value:
+        """Return `value` at scale 2^f, truncated once for all that ask."""
+        if value.point == self._f:
+            return value
+        if value.name not in self._truncated:
+            name = self._builder.add(f"{value.name}/truncate", Truncate(value.shape, value.point - self._f), value.name)
+            self._truncated[value.name] = replace(value, name=name, point=self._f)
+        return self._truncated[value.name]
+
+    def _raisable(self, value: Value, raised: int) -> Value:
+        """Return `value` at a scale that can be raised by `raised` bits."""
+        fits = value.point + raised + self._plan.range_bits <= HEADROOM_BITS
+        return value if fits else self._at_f(value)
+
+    def _product(self, step: Step, value: Value, form: Form) -> Value:
+        value = self._raisable(value, self._f)
+        if value.name not in self._masked:
+            self._masked[value.name] = self._builder.add(f"{value.name}/mask", Mask(value.shape), value.name)
+        bias = WeightRef(self._models, step.bias) if step.bias else None
+        gate = Product(
+            self._shape(step, len(self._models)), form, WeightRef(self._models, step.weight), bias, value.point
+        )
+        name = self._builder.add(self._name(step), gate, self._masked[value.name])
+        return Value(name, gate.shape, value.point + self._f)
+
+    def _add(self, step: Step, left: Value) -> Value:
+        right = self._values[step.inputs[1]]
+        left, right = (self._raisable(v, max(left.point, right.point) - v.point) for v in (left, right))
+        point = max(left.point, right.point)
+        if point + self._plan.range_bits > HEADROOM_BITS:
+            left, right = self._at_f(left), self._at_f(right)
+            point = self._f
+        gate = Add(point - left.point, point - right.point)
+        models = max(left.shape[0], right.shape[0])
+        name = self._builder.add(self._name(step), gate, left.name, right.name)
+        return Value(name, self._shape(step, models), point)
+
+    def _add_weight(self, step: Step, value: Value) -> Value:
+        gate = AddWeight(WeightRef(self._models, step.weight), len(step.output_shape), value.point - self._f)
+        name = self._builder.add(self._name(step), gate, value.name)
+        return Value(name, self._shape(step, len(self._models)), value.point)
+
+    def _relu(self, step: Step, value: Value) -> Value:
+        if step.inputs[0] in self._did_relu:
+            return value
+        value = self._raisable(value, 0)
+        if self._only_reader(step.output, Op.MAX_POOL):
+            self._pending_relu.add(step.output)
+            return value
+        gate = TruncateRelu(value.shape, value.point - self._f, self._compare_bits)
+        return Value(self._builder.add(self._name(step), gate, value.name), value.shape, self._f)
+
+    def _only_reader(self, name: str, op: Op) -> bool:
+        return self._readers[name] == 1 and any(step.op is op and name in step.inputs for step in self._plan.steps)
+
+    def _max_pool(self, step: Step, value: Value) -> Value:
+        value = self._raisable(value, 0)
+        relu = step.inputs[0] in self._pending_relu
+        if not relu and self._only_reader(step.output, Op.RELU):
+            relu = True
+            self._did_relu.add(step.output)
+        # An axis that is only thinned out, not pooled, is cut first: the rest does not see the other values.
+        thinned = tuple(s if k == 1 else 1 for k, s in zip(step.kernel, step.strides, strict=True))
+        if thinned != (1, 1):
+            shape = (*value.shape[:-2], *(-(-n // s) for n, s in zip(value.shape[-2:], thinned, strict=True)))
+            value = Value(
+                self._builder.add(self._name(step, "/thin"), Subsample(thinned), value.name), shape, value.point
+            )
+        strides = tuple(1 if k == 1 else s for k, s in zip(step.kernel, step.strides, strict=True))
+        if step.kernel == (1, 1):
+            if not relu:
+                return value
+            gate = TruncateRelu(value.shape, value.point - self._f, self._compare_bits)
+            return Value(self._builder.add(self._name(step), gate, value.name), value.shape, self._f)
+        poolings = stages(Window(step.kernel, strides, step.pads), self._profile)
+        for index, window in enumerate(poolings):
+            last = index == len(poolings) - 1
+            pool = MaxPool(value.shape, window, value.point - self._f, self._compare_bits, relu and last)
+            name = self._builder.add(self._name(step, "" if last else f"/stage{index}"), pool, value.name)
+            value = Value(name, window.output(value.shape), self._f)
+        return value
+
+    def _average_pool(self, step: Step, value: Value) -> Value:
+        height, width = value.shape[-2:]
+        gate = AveragePool(Window(step.kernel, step.strides, step.pads), height, width, step.count_include_pad, self._f)
+        value = self._raisable(value, gate.raised_bits)
+        name = self._builder.add(self._name(step), gate, value.name)
+        return Value(name, self._shape(step, value.shape[0]), value.point + gate.raised_bits)
+
+    def _global_average_pool(self, step: Step, value: Value) -> Value:
+        whole = replace(
+            step, kernel=value.shape[-2:], strides=(1, 1), pads=(0, 0, 0, 0), output_shape=(value.shape[2], 1, 1)
+        )
+        pooled = self._average_pool(whole, value)
+        if pooled.shape[2:] == step.output_shape:
+            return pooled
+        return self._reshape(step, pooled)
+
+    def _reshape(self, step: Step, value: Value) -> Value:
+        name = self._builder.add(self._name(step), Reshape(step.output_shape), value.name)
+        return Value(name, self._shape(step, value.shape[0]), value.point)
+
+    def _softmax(self, step: Step, value: Value) -> Value:
+        value = self._raisable(value, 0)
+        gate = Softmax(value.shape, value.point - self._f, self._f, self._compare_bits)
+        return Value(self._builder.add(self._name(step), gate, value.name), value.shape, PROBABILITY_BITS)

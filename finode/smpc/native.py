@@ -1,0 +1,135 @@
+"""The `native` engine: the protocols of `finode.smpc.gates` behind the interface of `engine.py`.
+
+Semi-honest, N >= 2 parties, any N - 1 of whom learn nothing; a dealer who sees no input, weight, opened value or
+output, and who must not be one of them or the querier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from finode.errors import InputError, LocalError
+from finode.smpc import ring, sharing
+from finode.smpc.engine import Buffer, Dealing, Floats, Output, Program
+from finode.smpc.lowering import lower
+from finode.smpc.material import Bundle
+from finode.smpc.plaintext import run_plaintext
+from finode.smpc.plan import INPUT, Plan
+from finode.smpc.randomness import Stream, fresh_seed, subkey
+from finode.smpc.session import Run, Session
+from finode.smpc.share import Share
+from finode.smpc.weights import DealerWeights, PartyWeights, expand_mask, masked_weights, split
+
+
+class NativeEngine:
+    """Implements `finode.smpc.engine.Engine`. Holds no state: every call says all that it needs."""
+
+    name = "native"
+
+    def mask_seed(self, secret: bytes, deployment: bytes, party_index: int) -> bytes:
+        """Return the 32-byte seed of a party's share of the deployment's mask A. `secret` has 32 bytes."""
+        return subkey(secret, "mask seed", deployment, party_index)
+
+    def open_weights(
+        self,
+        plans: Sequence[Plan],
+        shares: Sequence[Buffer],
+        mask_seeds: Sequence[bytes],
+        party_index: int,
+        parties: int,
+    ) -> Run:
+        """Open W^ = W - A of every deployment; the value is a list of the constants' bytes, one per plan.
+
+        Cost: 1 round; 64 bits per element of a weight that secrets are multiplied with.
+        """
+        _check_seat(party_index, parties)
+        differences = []
+        for plan, share, seed in zip(plans, shares, mask_seeds, strict=True):
+            weights = split(share, plan.weights, "the weight share")
+            parts = [(weights[spec.name] - expand_mask(seed, spec)).reshape(-1) for spec in masked_weights(plan)]
+            differences.append(torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64))
+
+        async def body(session: Session) -> list[bytes]:
+            opened = await session.parallel(
+                *(session.branch(f"weights{i}").open(difference) for i, difference in enumerate(differences))
+            )
+            return [ring.to_bytes(weights) for weights in opened]
+
+        return Run(body, party_index, parties)
+
+    def deal(self, program: Program, secret: bytes) -> Dealing:
+        """Make one bundle from fresh randomness; the corrections are computed as they are taken, gate by gate."""
+        seeds = tuple(fresh_seed() for _ in range(program.parties))
+        mask_seeds = [
+            [self.mask_seed(secret, deployment, party) for party in range(program.parties)]
+            for deployment in program.deployments
+        ]
+        circuit = lower(program)
+
+        def chunks() -> Iterator[Buffer]:
+            for chunk in circuit.deal(seeds, DealerWeights(program.plans, mask_seeds)):
+                yield chunk.data
+
+        return Dealing(seeds, sum(size for _, size in circuit.correction_sizes()), chunks())
+
+    def correction_bytes(self, program: Program) -> int:
+        """Return the exact size of the corrections that the last party gets for one run of `program`."""
+        return sum(size for _, size in lower(program).correction_sizes())
+
+    def run(
+        self,
+        program: Program,
+        party_index: int,
+        constants: Sequence[Buffer],
+        mask_seeds: Sequence[bytes],
+        weight_shares: Sequence[Buffer],
+        input_share: Buffer,
+        bundle_seed: bytes,
+        corrections: Buffer,
+        zero_keys: Mapping[int, bytes],
+    ) -> Run:
+        """Run the program; the value is this party's share of the output, as bytes. See `engine.Engine.run`."""
+        parties = program.parties
+        _check_seat(party_index, parties)
+        if sorted(zero_keys) != [party for party in range(parties) if party != party_index]:
+            raise LocalError(f"zero-sharing keys with parties {sorted(zero_keys)} in a run of {parties}")
+        expected = sharing.input_bytes(program.plans[0], program.batch)
+        if len(memoryview(input_share).cast("B")) != expected:
+            raise InputError(f"the input share has {len(input_share)} bytes instead of {expected}")
+        query = ring.from_bytes(input_share, (1, program.batch, *program.plans[0].input_shape))
+        weights = PartyWeights(program.plans, constants, mask_seeds, weight_shares)
+        circuit = lower(program)
+        bundle = Bundle(bundle_seed, circuit.correction_sizes(), corrections, party_index == parties - 1, weights)
+
+        async def body(session: Session) -> bytes:
+            prepared = circuit.prepare(session, bundle, weights)
+            output = await circuit.run(session, prepared, {INPUT: Share(query, session.first)})
+            return ring.to_bytes(output.data.reshape(-1) + zero_share(zero_keys, party_index, output.data.numel()))
+
+        return Run(body, party_index, parties)
+
+    def plaintext(self, program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> Output:
+        """Run the program in the clear with the same fixed-point semantics."""
+        return run_plaintext(program, weights, x)
+
+
+def zero_share(zero_keys: Mapping[int, bytes], party_index: int, count: int) -> Tensor:
+    """Return this party's share of a sharing of zero: what the dealer, who knows every mask, cannot predict.
+
+    Each pair of parties expands its key; the lower one adds, the higher one subtracts [Cramer, Damgård, Ishai 2005].
+    """
+    total: npt.NDArray[np.int64] = np.zeros(count, dtype=np.int64)
+    for party, key in zero_keys.items():
+        pad = Stream(subkey(key, "zero")).integers(count)
+        total += pad if party_index < party else -pad
+    return torch.from_numpy(total)
+
+
+def _check_seat(party_index: int, parties: int) -> None:
+    if not 0 <= party_index < parties or parties < 2:
+        raise LocalError(f"party {party_index} of {parties}: a run has two or more, counted from 0")

@@ -1,0 +1,129 @@
+"""Weights as each role knows them: a party its shares and the opened W^, the dealer the masks, the oracle all.
+
+A lane is a group of models of equal plan, computed as one batch: a weight of a lane is the stack of its models'
+weights, the model first. Weights that a secret is multiplied with are *masked* (opened once per deployment as
+W^ = W - A); those that are only added stay shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finode.errors import LocalError
+from finode.smpc import ring
+from finode.smpc.engine import Buffer
+from finode.smpc.plan import Op, Plan, WeightSpec
+from finode.smpc.randomness import Stream, subkey
+
+_PRODUCTS = {Op.CONV, Op.LINEAR, Op.SCALE}
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRef:
+    """One weight of a lane. `models` are indices into the program's plans."""
+
+    models: tuple[int, ...]
+    name: str
+
+
+def masked_weights(plan: Plan) -> list[WeightSpec]:
+    """Return the weights of a plan that are multiplied with secrets, in the order of `plan.weights`."""
+    names = {step.weight for step in plan.steps if step.op in _PRODUCTS}
+    return [spec for spec in plan.weights if spec.name in names]
+
+
+def mask_stream(seed: bytes, name: str) -> Stream:
+    """Return the stream of one weight's mask under a deployment's mask seed."""
+    return Stream(subkey(seed, "mask", name))
+
+
+def expand_mask(seed: bytes, spec: WeightSpec) -> Tensor:
+    """Return one party's share of the mask A of a weight."""
+    return torch.from_numpy(mask_stream(seed, spec.name).integers(spec.numel)).view(spec.shape)
+
+
+def split(data: Buffer, specs: Sequence[WeightSpec], what: str) -> dict[str, Tensor]:
+    """Cut concatenated elements into the weights of `specs`; raise `LocalError` if their size is another."""
+    view = memoryview(data).cast("B")
+    expected = 8 * sum(spec.numel for spec in specs)
+    if len(view) != expected:
+        raise LocalError(f"{what} have {len(view)} bytes instead of {expected}")
+    parts, offset = {}, 0
+    for spec in specs:
+        parts[spec.name] = ring.from_bytes(view[offset : offset + 8 * spec.numel], spec.shape)
+        offset += 8 * spec.numel
+    return parts
+
+
+def _stack(ref: WeightRef, of_model: Callable[[int], Tensor]) -> Tensor:
+    return torch.stack([of_model(model) for model in ref.models])
+
+
+class DealerWeights:
+    """The masks A, from every party's mask seeds; the dealer knows nothing else about weights."""
+
+    def __init__(self, plans: Sequence[Plan], mask_seeds: Sequence[Sequence[bytes]]) -> None:
+        """`mask_seeds[model][party]`, as `NativeEngine.mask_seed` gives them."""
+        self._specs = [{spec.name: spec for spec in plan.weights} for plan in plans]
+        self._seeds = mask_seeds
+
+    def mask(self, ref: WeightRef) -> Tensor:
+        """Return A."""
+
+        def of_model(model: int) -> Tensor:
+            spec = self._specs[model][ref.name]
+            total = torch.zeros(spec.shape, dtype=torch.int64)
+            for seed in self._seeds[model]:
+                total += expand_mask(seed, spec)
+            return total
+
+        return _stack(ref, of_model)
+
+
+class PartyWeights:
+    """What one party holds: its shares of all weights, its shares of the masks, and the opened W^."""
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        constants: Sequence[Buffer],
+        mask_seeds: Sequence[bytes],
+        shares: Sequence[Buffer],
+    ) -> None:
+        self._specs = [{spec.name: spec for spec in plan.weights} for plan in plans]
+        self._seeds = mask_seeds
+        self._opened = [
+            split(data, masked_weights(plan), f"the constants of model {model}")
+            for model, (plan, data) in enumerate(zip(plans, constants, strict=True))
+        ]
+        self._shares = [
+            split(data, plan.weights, f"the weight share of model {model}")
+            for model, (plan, data) in enumerate(zip(plans, shares, strict=True))
+        ]
+
+    def mask(self, ref: WeightRef) -> Tensor:
+        """Return this party's share of A."""
+        return _stack(ref, lambda model: expand_mask(self._seeds[model], self._specs[model][ref.name]))
+
+    def opened(self, ref: WeightRef) -> Tensor:
+        """Return W^ = W - A, which all parties know."""
+        return _stack(ref, lambda model: self._opened[model][ref.name])
+
+    def share(self, ref: WeightRef) -> Tensor:
+        """Return this party's share of W."""
+        return _stack(ref, lambda model: self._shares[model][ref.name])
+
+
+class PlainWeights:
+    """The weights themselves, for the oracle."""
+
+    def __init__(self, values: Sequence[dict[str, Tensor]]) -> None:
+        self._values = values
+
+    def value(self, ref: WeightRef) -> Tensor:
+        """Return W."""
+        return _stack(ref, lambda model: self._values[model][ref.name])

@@ -1,0 +1,192 @@
+"""`finode testnet up | down | demo`.
+
+What they need is imported when they run, so that `finode --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from finode.testnet.network import NodeState
+    from finode.testnet.topology import Topology
+
+DEFAULT_DIRECTORY = "~/.finode-testnet"
+INTERRUPTED = 130
+"""The shell's status of a command that Ctrl-C ended."""
+
+directory_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_DIRECTORY,
+    show_default=True,
+    help="Where the nodes' homes are.",
+)
+
+
+@click.group()
+def testnet() -> None:
+    """Run a federation of several nodes on this machine."""
+
+
+@testnet.command()
+@click.option(
+    "--topology",
+    "topology_path",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A TOML file that says what nodes there are; by default six organizations.",
+)
+@directory_option
+@click.option("--detach", is_flag=True, help="Return when all are ready; stop them with `finode testnet down`.")
+def up(topology_path: Path | None, directory: Path, detach: bool) -> None:
+    """Start a testnet, say who is what, and stop it on Ctrl-C."""
+    from finode.testnet.topology import default_topology, load_topology
+
+    topology = load_topology(topology_path) if topology_path else default_topology()
+    sys.exit(_run(partial(_up, topology, _absolute(directory), detach), interrupted=0))
+
+
+@testnet.command()
+@directory_option
+def down(directory: Path) -> None:
+    """Stop a testnet that was detached, or whose starter was killed."""
+    sys.exit(_run(partial(_down, _absolute(directory)), interrupted=INTERRUPTED))
+
+
+@testnet.command()
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of split and models.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def demo(seed: int, as_json: bool) -> None:
+    """Train five models, and answer a private query with all of them.
+
+    Five organizations train small models on uneven parts of scikit-learn's digits. A sixth asks for 32 digits at
+    once, on secret shares; the answer is compared with the plaintext one.
+    """
+    sys.exit(_run(partial(_demo, seed, as_json), interrupted=INTERRUPTED))
+
+
+def _absolute(directory: Path) -> Path:
+    return directory.expanduser().absolute()
+
+
+async def _up(topology: Topology, directory: Path, detach: bool) -> int:
+    from rich.console import Console
+
+    from finode.testnet.network import describe_exit, read_state, start
+    from finode.testnet.report import open_screen, print_nodes
+
+    network = await start(topology, directory)
+    is_left_running = False
+    try:
+        ready: list[str] = []
+        with open_screen(Console(stderr=True)) as screen:
+
+            def on_ready(node: NodeState) -> None:
+                ready.append(node.name)
+                screen.step("daemons", f"{node.name} knows all others", len(ready), len(network.nodes))
+
+            screen.step("daemons", "starting", 0, len(network.nodes))
+            await network.wait_ready(on_ready)
+        print_nodes(Console(), network.nodes)
+        if detach:
+            network.detach()
+            is_left_running = True
+            click.echo(f"\nStop them with: finode testnet down --dir {directory}")
+            return 0
+        click.echo("\nCtrl-C stops them.")
+
+        def on_exit(node: NodeState, code: int) -> None:
+            click.echo(f"{node.name} ({node.organization}) {describe_exit(code)}; its log: {node.log_path}", err=True)
+
+        await network.watch(on_exit)
+        if read_state(directory) is None:
+            return 0  # `finode testnet down` did it
+        click.echo("no node is left", err=True)
+        return 1
+    finally:
+        if not is_left_running:
+            _say_killed(await network.stop())
+
+
+async def _down(directory: Path) -> int:
+    from finode.testnet.network import stop_detached
+
+    stopped, killed = await stop_detached(directory)
+    click.echo(f"stopped {', '.join(node.name for node in stopped)}" if stopped else "no node was left")
+    _say_killed(killed)
+    return 0
+
+
+async def _demo(seed: int, as_json: bool) -> int:
+    from rich.console import Console
+
+    from finode.errors import FinodeError
+    from finode.testnet.demo import run_demo
+    from finode.testnet.report import demo_json, describe_agreement, open_screen, print_demo
+
+    directory = Path(tempfile.mkdtemp(prefix="finode-demo-"))
+    is_kept = False
+    try:
+        with open_screen(Console(stderr=True)) as screen:
+            result = await run_demo(directory, seed=seed, screen=screen)
+    except FinodeError:
+        is_kept = True
+        click.echo(f"the nodes' homes and logs are kept in {directory}", err=True)
+        raise
+    finally:
+        if not is_kept:
+            shutil.rmtree(directory, ignore_errors=True)
+    if as_json:
+        click.echo(json.dumps(demo_json(result), indent=2))
+    else:
+        print_demo(Console(), result)
+    for asked in result.queries:
+        if not asked.agreement.holds:
+            raise FinodeError(
+                f"the private answer is not the plaintext one: {describe_agreement(asked.agreement)}",
+                hint=f"this is a bug of finode; it comes again with --seed {seed}",
+            )
+    return 0
+
+
+def _say_killed(killed: tuple[NodeState, ...]) -> None:
+    for node in killed:
+        click.echo(f"{node.name} did not stop and was killed; its log: {node.log_path}", err=True)
+
+
+def _run(main: Callable[[], Awaitable[int]], *, interrupted: int) -> int:
+    """Run `main` on trio and return its status, or `interrupted` if a signal cancelled it."""
+    import trio
+
+    from finode.testnet.network import first_error
+
+    async def guarded() -> int:
+        status = interrupted
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async with first_error(), trio.open_nursery() as nursery:
+                scope = trio.CancelScope()
+
+                async def listen() -> None:
+                    async for _ in signals:
+                        if not scope.cancel_called:
+                            click.echo("stopping", err=True)
+                        scope.cancel()
+
+                nursery.start_soon(listen)
+                with scope:
+                    status = await main()
+                nursery.cancel_scope.cancel()
+        return status
+
+    return trio.run(guarded)

@@ -1,0 +1,223 @@
+"""The demo: five organizations train models of their own, a sixth asks all of them at once, and no one sees its digits.
+
+1. Six daemons start while five small models are trained on an uneven split of scikit-learn's digits.
+2. Each owner registers its model with its own daemon, as `finode models add` does.
+3. The sixth asks for 32 digits that nobody trained on, in one batch, and again on the committee that is now there.
+4. The answers are compared with the plaintext soft vote, which only a demo can compute: here all models lie on one
+   machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import trio
+
+from finode.client import Answer, Client, Progress
+from finode.config import Role
+from finode.errors import DaemonUnavailable, FinodeError
+from finode.testnet.digits import CLASSES, INPUT_SHAPE, DigitsFederation, prepare
+from finode.testnet.homes import register_model
+from finode.testnet.network import POLL_S, Network, NodeState, describe_exit, first_error, log_hint, start
+from finode.testnet.topology import ModelFile, Topology, default_topology
+
+SERVICE = "digits"
+QUESTIONS = 32
+NEAR_TIE = 0.004
+"""Plaintext probabilities of the two best classes nearer than this may come out in either order."""
+LARGEST_DIFFERENCE = 0.002
+OFFERS_TIMEOUT_S = 30.0  # records go out at once; this is for a machine that swaps
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+class Screen(Protocol):
+    """Where the demo says what it does."""
+
+    def step(self, phase: str, detail: str, done: int, total: int) -> None:
+        """`detail` is what was done last, `done` of `total` steps of `phase` are over; total 0 if unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How well a private answer fits the plaintext one. `near_ties` are excused where the labels differ."""
+
+    questions: int
+    same_labels: int
+    near_ties: int
+    wrong: int
+    largest_difference: float
+    accuracy: float
+
+    @property
+    def holds(self) -> bool:
+        return self.wrong == 0 and self.largest_difference < LARGEST_DIFFERENCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One query and how it came out."""
+
+    answer: Answer
+    agreement: Agreement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoResult:
+    """All that the demo reports. `seconds` by stage, as seen from outside."""
+
+    seed: int
+    owners: tuple[str, ...]
+    federation: DigitsFederation = field(repr=False)
+    queries: tuple[Asked, ...]
+    seconds: dict[str, float]
+
+    @property
+    def holds(self) -> bool:
+        return all(asked.agreement.holds for asked in self.queries)
+
+
+def compare(plaintext: Floats, labels: Integers, private: Floats, private_labels: Integers) -> Agreement:
+    """Compare private probabilities and labels (n, classes), (n,) with the plaintext ones and the true labels."""
+    expected = plaintext.argmax(axis=1)
+    ranked = np.sort(plaintext, axis=1)
+    differ = private_labels != expected
+    near = ranked[:, -1] - ranked[:, -2] < NEAR_TIE
+    return Agreement(
+        questions=len(labels),
+        same_labels=int((~differ).sum()),
+        near_ties=int((differ & near).sum()),
+        wrong=int((differ & ~near).sum()),
+        largest_difference=float(np.abs(private - plaintext).max()),
+        accuracy=float((private_labels == labels).mean()),
+    )
+
+
+async def run_demo(directory: Path, *, seed: int, screen: Screen) -> DemoResult:
+    """Run the whole demo with its files under `directory`; raise a `FinodeError` if a step of it fails."""
+    watch = _Stopwatch()
+    topology = _topology()
+    owners = tuple(node.organization for node in topology.with_role(Role.OWNER))
+    network = await start(topology, directory)
+    try:
+        async with first_error(), trio.open_nursery() as nursery:
+            nursery.start_soon(network.watch, _fail_on_exit)
+            federation = await _start_and_train(network, owners, directory / "models", seed, screen)
+            watch.lap("start and training")
+            await _register(network, federation, directory / "models", screen)
+            watch.lap("registration")
+            queries = await _ask_twice(network, federation, screen)
+            watch.lap("queries")
+            nursery.cancel_scope.cancel()
+    finally:
+        await network.stop()
+    return DemoResult(seed=seed, owners=owners, federation=federation, queries=queries, seconds=watch.laps)
+
+
+async def _start_and_train(
+    network: Network, owners: Sequence[str], directory: Path, seed: int, screen: Screen
+) -> DigitsFederation:
+    ready: list[NodeState] = []
+
+    def on_ready(node: NodeState) -> None:
+        ready.append(node)
+        screen.step("daemons", f"{node.organization} knows all others", len(ready), len(network.nodes))
+
+    def on_trained(_: str, done: int, total: int) -> None:  # in the training's thread
+        trio.from_thread.run_sync(screen.step, "training", f"{owners[done - 1]} has its model", done, total)
+
+    screen.step("daemons", "starting", 0, len(network.nodes))
+    screen.step("training", "loading torch", 0, len(owners))
+    training = partial(
+        prepare, directory, owners=len(owners), alpha=0.5, seed=seed, held_out=QUESTIONS, on_progress=on_trained
+    )
+    async with first_error(), trio.open_nursery() as nursery:
+        nursery.start_soon(network.wait_ready, on_ready)
+        # Abandoned when the demo ends early: a thread cannot be stopped, and nobody waits for its models then.
+        federation = await trio.to_thread.run_sync(training, abandon_on_cancel=True)
+    return federation
+
+
+async def _register(network: Network, federation: DigitsFederation, directory: Path, screen: Screen) -> None:
+    """Register each owner's model with its daemon, and wait until the querier's directory has all offers."""
+    owners = network.with_role(Role.OWNER)
+    labels, preprocess = directory / "labels.txt", directory / "preprocess.toml"
+    labels.write_text("".join(f"{digit}\n" for digit in range(CLASSES)), encoding="utf-8")
+    preprocess.write_text(f'size = {list(INPUT_SHAPE[1:])}\ncolor = "gray"\n', encoding="utf-8")
+    for done, (node, model) in enumerate(zip(owners, federation.models, strict=True)):
+        screen.step("registration", f"{node.organization} offers its model", done, len(owners))
+        file = ModelFile(path=model.path, service=SERVICE, labels=labels, preprocess=preprocess)
+        await trio.to_thread.run_sync(register_model, node.home, file)
+        async with Client(home=node.home) as client:
+            await client.reload()
+    with trio.move_on_after(OFFERS_TIMEOUT_S):
+        async with Client(home=_querier(network).home) as client:
+            while (offers := await _offers(client)) < len(owners):  # noqa: ASYNC110 - in another process
+                await trio.sleep(POLL_S)
+            screen.step("registration", "all offers are in the querier's directory", len(owners), len(owners))
+            return
+    raise DaemonUnavailable(f"after {OFFERS_TIMEOUT_S:.0f} s the querier knows {offers} of {len(owners)} models")
+
+
+async def _offers(client: Client) -> int:
+    return sum(len(service.offers) for service in await client.services() if service.name == SERVICE)
+
+
+async def _ask_twice(network: Network, federation: DigitsFederation, screen: Screen) -> tuple[Asked, ...]:
+    async with Client(home=_querier(network).home) as client:
+        first = await _ask(client, federation, "first query", screen)
+        second = await _ask(client, federation, "second query", screen)
+    return first, second
+
+
+async def _ask(client: Client, federation: DigitsFederation, phase: str, screen: Screen) -> Asked:
+    def on_progress(progress: Progress) -> None:
+        screen.step(phase, progress.phase, progress.done, progress.total)
+
+    screen.step(phase, f"{QUESTIONS} digits in one batch", 0, 0)
+    answer = await client.query(SERVICE, federation.inputs, on_progress=on_progress)
+    screen.step(phase, f"answered in {answer.timings.total_s:.1f} s", 1, 1)
+    if answer.probabilities is None:
+        raise FinodeError(f"the {phase} asked for probabilities, and the answer has none")
+    agreement = compare(
+        federation.plaintext_probabilities, federation.labels, answer.probabilities, answer.label_indices
+    )
+    return Asked(answer=answer, agreement=agreement)
+
+
+def _topology() -> Topology:
+    """Return the default topology, but its querier wants all models or no answer, so that there is one to compare."""
+    topology = default_topology()
+    settings = {"querier": {"min_models": len(topology.with_role(Role.OWNER))}}
+    nodes = (replace(node, settings=settings) if Role.QUERIER in node.roles else node for node in topology.nodes)
+    return replace(topology, nodes=tuple(nodes))
+
+
+def _querier(network: Network) -> NodeState:
+    return network.with_role(Role.QUERIER)[0]
+
+
+def _fail_on_exit(node: NodeState, code: int) -> None:
+    raise DaemonUnavailable(
+        f"node {node.name!r} ({node.organization}) {describe_exit(code)} during the demo", hint=log_hint(node)
+    )
+
+
+class _Stopwatch:
+    """Seconds from one lap to the next."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now

@@ -1,0 +1,177 @@
+"""Whole nodes in one process: memory links, and a pool whose worker answers in place. No sockets, no processes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+import trio
+
+from finode.config import Config, load
+from finode.errors import RemoteProtocolError, WorkerDied, error_class
+from finode.identity import Identity, PeerId
+from finode.models.onnx_import import ImportedModel
+from finode.models.registry import ModelEntry, Registry
+from finode.net.memory import MemoryFederation, MemoryNetwork
+from finode.node.channel import Buffer, Envelope
+from finode.node.node import Holdings, Node, open_holdings, serve_node
+from finode.node.pool import WorkerPool
+from finode.node.secret import NodeSecret
+from finode.node.worker import Worker
+from finode.smpc.plan import INPUT, Op, Plan, Step, WeightSpec
+from finode.wire.directory import InputSpec, ServiceSpec
+
+SERVICE = ServiceSpec(name="toy", input=InputSpec(shape=(4,)), classes=("a", "b", "c"))
+
+
+def toy_plan(hidden: int = 6) -> Plan:
+    """A perceptron: 4 values, `hidden` units, 3 classes."""
+    return Plan(
+        input_shape=(4,),
+        classes=3,
+        steps=(
+            Step(op=Op.LINEAR, name="l1", inputs=(INPUT,), output="h", output_shape=(hidden,), weight="w1", bias="b1"),
+            Step(op=Op.RELU, name="r1", inputs=("h",), output="a", output_shape=(hidden,)),
+            Step(op=Op.LINEAR, name="l2", inputs=("a",), output="y", output_shape=(3,), weight="w2", bias="b2"),
+        ),
+        weights=(
+            WeightSpec(name="w1", shape=(hidden, 4)),
+            WeightSpec(name="b1", shape=(hidden,)),
+            WeightSpec(name="w2", shape=(3, hidden)),
+            WeightSpec(name="b2", shape=(3,)),
+        ),
+        output="y",
+        softmax_at_end=False,
+    )
+
+
+def toy_weights(plan: Plan, seed: int) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    generator = np.random.default_rng(seed)
+    return {spec.name: generator.normal(size=spec.shape) for spec in plan.weights}
+
+
+def toy_probabilities(seeds: Sequence[int], x: np.ndarray[Any, Any], hidden: int = 6) -> np.ndarray[Any, Any]:
+    """The soft vote in float."""
+    plan, total = toy_plan(hidden), np.zeros((len(x), 3))
+    for seed in seeds:
+        w = toy_weights(plan, seed)
+        logits = np.maximum(x @ w["w1"].T + w["b1"], 0) @ w["w2"].T + w["b2"]
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        total += exp / exp.sum(axis=1, keepdims=True)
+    return total / len(seeds)
+
+
+async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+    """Wait for what other tasks bring about; fail when it does not come."""
+    with trio.fail_after(within_s):
+        while not condition():  # noqa: ASYNC110 - what is looked at are plain values of the code under test
+            await trio.sleep(0.005)
+
+
+class InlineWorker:
+    """Answers requests with the real worker's code, in this process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.dead = False
+        self.requests: list[dict[str, Any]] = []
+        self.hold: trio.Event | None = None
+
+    async def request(self, header: dict[str, Any], parts: Sequence[Buffer] = ()) -> Envelope:
+        await trio.lowlevel.checkpoint()
+        self.requests.append(header)
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.dead:
+            raise WorkerDied("worker process 0 ended")
+        reply = self._worker.handle(Envelope(header, tuple(parts)))
+        if "error" in reply.header:
+            cls = error_class(reply.header["error"])
+            if cls is RemoteProtocolError:
+                raise RemoteProtocolError(reply.header["message"], peer=reply.header["peer"])
+            raise cls(reply.header["message"])
+        return reply
+
+    async def post(self, header: dict[str, Any]) -> None:
+        with contextlib.suppress(KeyError):
+            await self.request(header)
+
+
+class InlinePool(WorkerPool):
+    """One inline worker."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1, structlog.get_logger())
+        from finode.smpc.native import NativeEngine
+
+        self.worker = InlineWorker(Worker({"native": NativeEngine()}))
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        yield self.worker
+
+
+@dataclass(slots=True)
+class Member:
+    """One node of a test federation, with what a test may look at."""
+
+    identity: Identity
+    holdings: Holdings
+    network: MemoryNetwork
+    pool: InlinePool
+    node: Node
+    models: list[ModelEntry] = field(default_factory=list)
+
+    @property
+    def peer(self) -> PeerId:
+        return self.identity.peer_id
+
+
+def config_of(home: Path, organization: str, roles: Sequence[str], **sections: dict[str, Any]) -> Config:
+    """Settings of a member with short deadlines."""
+    fast = {"answer_timeout_s": 2.0, "deploy_timeout_s": 4.0, "deal_timeout_s": 4.0, "round_timeout_s": 5.0}
+    flags: dict[str, dict[str, Any]] = {
+        "node": {"organization": organization, "roles": tuple(roles)},
+        "session": fast,
+        "querier": {"deadline_s": 30.0},
+    }
+    for name, values in sections.items():
+        flags[name] = flags.get(name, {}) | values
+    return load(home, flags)
+
+
+@asynccontextmanager
+async def federation_of(
+    root: Path, layout: dict[str, dict[str, Any]]
+) -> AsyncIterator[tuple[MemoryFederation, dict[str, Member]]]:
+    """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], section: {...}}."""
+    federation = MemoryFederation()
+    members: dict[str, Member] = {}
+    async with AsyncExitStack() as stack:
+        for organization, what in layout.items():
+            roles, seeds = what.get("roles", ["party"]), what.get("models", [])
+            sections = {name: values for name, values in what.items() if name not in ("roles", "models")}
+            home = root / organization
+            home.mkdir()
+            entries = []
+            for seed in seeds:
+                plan = toy_plan()
+                imported = ImportedModel(
+                    plan=plan, weights=toy_weights(plan, seed), operators=("Gemm", "Relu"), origins={}
+                )
+                entries.append(Registry(home).add(imported, SERVICE, 0))
+            config = config_of(home, organization, roles, **sections)
+            identity = Identity.generate()
+            holdings, pool = open_holdings(config), InlinePool()
+            network = await stack.enter_async_context(federation.node(identity, organization, holdings.offer))
+            secret = NodeSecret(identity.seed())
+            serving = serve_node(holdings, identity, network, pool, secret, structlog.get_logger())
+            node = await stack.enter_async_context(serving)
+            members[organization] = Member(identity, holdings, network, pool, node, entries)
+        yield federation, members

@@ -1,0 +1,143 @@
+"""The engine's interface: sizes, single use, misuse, and a party that sends garbage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from finode.errors import InputError, LocalError, LocalProtocolError, RemoteProtocolError
+from finode.smpc import sharing
+from finode.smpc.engine import Engine, Exchange
+from finode.smpc.native import NativeEngine, zero_share
+from finode.smpc.randomness import fresh_seed
+from finode.smpc.weights import masked_weights
+from tests.smpc import models
+from tests.smpc.parties import Committee, committee_of
+
+PARTIES = 3
+
+
+@pytest.fixture
+def committee() -> Committee:
+    makers = [models.mlp(0), models.mlp(1)]
+    program = models.program_of(makers, parties=PARTIES, batch=2)
+    return committee_of(program, makers, np.random.default_rng(0).uniform(size=(2, 1, 8, 8)))
+
+
+def test_it_is_an_engine() -> None:
+    engine: Engine = NativeEngine()
+
+    assert engine.name == "native"
+
+
+def test_mask_seeds_are_deterministic_and_differ_by_each_argument() -> None:
+    engine, secret = NativeEngine(), fresh_seed()
+
+    seeds = {
+        engine.mask_seed(s, d, i) for s in (secret, fresh_seed()) for d in (b"a" * 32, b"b" * 32) for i in range(3)
+    }
+
+    assert len(seeds) == 12
+    assert engine.mask_seed(secret, b"a" * 32, 1) in seeds
+
+
+def test_a_bundle_is_a_seed_each_and_corrections_for_the_last_party(committee: Committee) -> None:
+    size = NativeEngine().correction_bytes(committee.program)
+
+    assert len(committee.corrections) == committee.dealing.correction_bytes == size
+    assert [len(seed) for seed in committee.dealing.seeds] == [32] * PARTIES
+    again = NativeEngine().deal(committee.program, fresh_seed())
+    assert not set(again.seeds) & set(committee.dealing.seeds)
+    assert repr(committee.dealing).count("bytes") == 1  # only the number of them is shown
+
+
+def test_dealing_is_streamed(committee: Committee) -> None:
+    dealing = NativeEngine().deal(committee.program, fresh_seed())
+
+    sizes = [len(memoryview(chunk)) for chunk in dealing.corrections]
+
+    assert len(sizes) > 20
+    assert sum(sizes) == dealing.correction_bytes
+
+
+def test_a_run_answers_and_every_frame_is_as_large_as_announced(committee: Committee) -> None:
+    runs = [committee.run(i) for i in range(PARTIES)]
+    outcomes = [run.start() for run in runs]
+    rounds = 0
+    while isinstance(outcomes[0], Exchange):
+        sent = [outcome for outcome in outcomes if isinstance(outcome, Exchange)]
+        for outcome in sent:
+            assert outcome.round == rounds
+            assert all(len(frame) == sent[0].expected_bytes for frame in outcome.frames.values())
+        outcomes = [run.resume({j: sent[j].frames[i] for j in range(PARTIES) if j != i}) for i, run in enumerate(runs)]
+        rounds += 1
+    output = sharing.reconstruct(committee.program, [outcome.value for outcome in outcomes])  # type: ignore[union-attr]
+
+    assert rounds == 15
+    assert output.probabilities is not None
+    assert np.abs(output.probabilities.sum(1) - 1).max() < 0.001
+
+
+def test_constants_are_the_masked_weights(committee: Committee) -> None:
+    sizes = [8 * sum(spec.numel for spec in masked_weights(plan)) for plan in committee.program.plans]
+
+    assert [len(data) for data in committee.arguments[0]["constants"]] == sizes
+    assert committee.arguments[0]["constants"] == committee.arguments[2]["constants"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "problem"),
+    [
+        ({"corrections": b"\0" * 8}, LocalError, "bundle's corrections"),
+        ({"input_share": b"\0" * 8}, InputError, "input share has 8 bytes"),
+        ({"constants": [b"", b""]}, LocalError, "constants of model 0"),
+        ({"weight_shares": [b"", b""]}, LocalError, "weight share of model 0"),
+        ({"zero_keys": {}}, LocalError, "zero-sharing keys"),
+        ({"zero_keys": {1: bytes(32), 3: bytes(32)}}, LocalError, "zero-sharing keys"),
+        ({"bundle_seed": b"short"}, LocalError, "32 bytes"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    committee: Committee, changes: dict[str, object], error: type[Exception], problem: str
+) -> None:
+    with pytest.raises(error, match=problem):
+        committee.run(0, **changes).start()
+
+
+def test_seats_outside_of_the_committee_are_refused(committee: Committee) -> None:
+    with pytest.raises(LocalError, match="party 3 of 3"):
+        NativeEngine().run(committee.program, PARTIES, **committee.arguments[0])
+    with pytest.raises(LocalError, match="party 0 of 1"):
+        NativeEngine().open_weights((), (), (), 0, 1)
+
+
+@pytest.mark.parametrize("round_", [0, 1, 7])
+@pytest.mark.parametrize("spoil", [lambda f: f[:-1], lambda f: bytes(len(f)), lambda f: b"\xff" * 3])
+def test_garbage_in_any_round_names_the_party_and_burns_the_run(
+    committee: Committee, round_: int, spoil: Callable[[bytes], bytes]
+) -> None:
+    runs = [committee.run(i) for i in range(PARTIES)]
+    outcomes = [run.start() for run in runs]
+    for _ in range(round_):
+        sent = [outcome for outcome in outcomes if isinstance(outcome, Exchange)]
+        outcomes = [run.resume({j: sent[j].frames[i] for j in range(PARTIES) if j != i}) for i, run in enumerate(runs)]
+    frames = {j: bytes(outcomes[j].frames[0]) for j in (1, 2)}  # type: ignore[union-attr]
+
+    with pytest.raises(RemoteProtocolError, match=f"round {round_}") as caught:
+        runs[0].resume(frames | {2: spoil(frames[2])})
+
+    assert caught.value.peer == "2"
+    with pytest.raises(LocalProtocolError):
+        runs[0].resume(frames)
+
+
+@pytest.mark.parametrize("parties", [2, 3, 5])
+def test_zero_shares_sum_to_zero_and_are_not_zero(parties: int) -> None:
+    keys = {frozenset((i, j)): fresh_seed() for i in range(parties) for j in range(i)}
+
+    shares = [zero_share({j: keys[frozenset((i, j))] for j in range(parties) if j != i}, i, 50) for i in range(parties)]
+
+    assert not sum(share.numpy() for share in shares).any()  # type: ignore[union-attr]
+    assert all(len(np.unique(share.numpy())) == 50 for share in shares)

@@ -1,0 +1,155 @@
+"""The demo: how it judges an answer, what it prints, and the whole of it once."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from finode.client import Answer, CommitteeView, Timings, Traffic
+from finode.testnet.demo import Asked, DemoResult, compare
+from finode.testnet.digits import DigitsFederation, TrainedModel
+from finode.testnet.report import BarScreen, PlainScreen, demo_json, describe_agreement, open_screen, print_demo
+
+PLAINTEXT = np.array([[0.7, 0.2, 0.1], [0.401, 0.399, 0.2]])
+LABELS = np.array([0, 1])
+
+
+def test_the_same_answer_agrees() -> None:
+    agreement = compare(PLAINTEXT, LABELS, PLAINTEXT + 0.0005, np.array([0, 0]))
+
+    assert agreement.holds
+    assert (agreement.questions, agreement.same_labels, agreement.wrong, agreement.accuracy) == (2, 2, 0, 0.5)
+    assert agreement.largest_difference == pytest.approx(0.0005)
+
+
+def test_another_label_is_excused_where_the_plaintext_is_a_near_tie() -> None:
+    agreement = compare(PLAINTEXT, LABELS, PLAINTEXT, np.array([0, 1]))
+
+    assert agreement.holds
+    assert (agreement.same_labels, agreement.near_ties, agreement.wrong) == (1, 1, 0)
+    assert "1 of 2 labels as in plaintext, 1 a near tie there" in describe_agreement(agreement)
+
+
+def test_another_label_elsewhere_is_wrong() -> None:
+    agreement = compare(PLAINTEXT, LABELS, PLAINTEXT, np.array([1, 0]))
+
+    assert not agreement.holds
+    assert "1 WRONG" in describe_agreement(agreement)
+
+
+def test_a_probability_that_is_too_far_off_is_wrong() -> None:
+    agreement = compare(PLAINTEXT, LABELS, PLAINTEXT + np.array([[0, 0.002, 0], [0, 0, 0]]), np.array([0, 0]))
+
+    assert not agreement.holds
+    assert "NOT below 0.002" in describe_agreement(agreement)
+
+
+def result() -> DemoResult:
+    federation = DigitsFederation(
+        models=(
+            TrainedModel(
+                organization="", path=Path("m.onnx"), architecture="MLP", accuracy=0.75, samples=9, label_counts=(4, 5)
+            ),
+        ),
+        inputs=np.zeros((2, 1, 8, 8)),
+        labels=LABELS,
+        plaintext_probabilities=PLAINTEXT,
+    )
+    answer = Answer(
+        session="5e",
+        service="digits",
+        labels=("0", "0"),
+        label_indices=np.array([0, 0]),
+        probabilities=PLAINTEXT,
+        top=None,
+        classes=("0", "1", "2"),
+        committee=CommitteeView(
+            id="c0ffee", parties=("P0", "P1"), dealer="D", owners=("P0",), organizations={"P0": "North", "D": "Deal"}
+        ),
+        timings=Timings(negotiation_s=0.1, deployment_s=0.2, offline_s=0.3, online_s=0.4, total_s=1.0),
+        traffic=Traffic(rounds=20, bytes_sent_per_party=(1000, 2_000_000), offline_bytes=3_000_000),
+        engine="native",
+        attempts=1,
+    )
+    asked = Asked(answer=answer, agreement=compare(PLAINTEXT, LABELS, PLAINTEXT, answer.label_indices))
+    return DemoResult(seed=4, owners=("North",), federation=federation, queries=(asked, asked), seconds={"all": 1.5})
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_the_report_says_who_served_and_what_it_took(is_terminal: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=160, color_system=None)
+
+    print_demo(console, result())
+
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for expected in (
+        "North",
+        "MLP",
+        "75.0 %",
+        "2 of 2 labels",
+        "party 1",
+        "c0ffee",
+        "same committee",
+        "1.0 kB + 2.00 MB",
+    ):
+        assert expected in text, expected
+
+
+def test_the_json_is_json() -> None:
+    found = json.loads(json.dumps(demo_json(result())))
+
+    assert found["holds"] is True
+    assert found["seed"] == 4
+    assert found["queries"][0]["timings"]["online_s"] == 0.4
+    assert found["owners"] == [
+        {"organization": "North", "architecture": "MLP", "samples": 9, "label_counts": [4, 5], "accuracy": 0.75}
+    ]
+
+
+def test_progress_is_lines_in_a_pipe_and_bars_on_a_terminal() -> None:
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with open_screen(console) as screen:
+        assert isinstance(screen, PlainScreen)
+        for done in range(3):
+            screen.step("query", "rounds", done, 3)  # one line, not three
+        screen.step("daemons", "a knows all others", 1, 2)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "query: rounds\ndaemons: a knows all others (1 of 2)\n"
+
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    with open_screen(terminal) as screen:
+        assert isinstance(screen, BarScreen)
+        screen.step("query", "rounds", 3, 3)
+    assert isinstance(terminal.file, io.StringIO)
+    assert "3/3" in terminal.file.getvalue()
+
+
+@pytest.mark.slow
+def test_the_whole_demo_agrees_with_plaintext() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "finode.cli", "testnet", "demo", "--seed", "3", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["holds"] is True
+    first, second = found["queries"]
+    assert first["agreement"]["questions"] == 32
+    assert first["committee"]["id"] == second["committee"]["id"]
+    assert second["timings"]["deployment_s"] < first["timings"]["deployment_s"]
+    members = first["committee"]
+    serving = [members["organizations"][peer] for peer in (*members["parties"], members["dealer"])]
+    assert len(set(serving)) == 3
+    assert len(members["owners"]) == 5

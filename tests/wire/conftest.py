@@ -1,0 +1,133 @@
+"""One example of every registered message, and the tools to spoil its bytes."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from typing import Any
+
+import msgpack
+
+import finode.wire
+from finode.config import Role
+from finode.identity import Identity
+from finode.wire import committee, control, directory, preprocessing, session, shares
+from finode.wire.message import Message
+from finode.wire.signed import sign
+
+OWNER, FIRST, SECOND, DEALER, QUERIER = (Identity.from_seed(bytes([index] * 32)) for index in range(5))
+SPEC = directory.ServiceSpec(
+    name="chest-xray",
+    input=directory.InputSpec(
+        shape=(3, 8, 8), color=directory.Color.RGB, mean=(0.5, 0.5, 0.5), deviation=(0.2, 0.2, 0.2)
+    ),
+    classes=("healthy", "ill"),
+)
+OFFER = directory.ModelOffer(version=bytes(32), plan_digest=bytes([1] * 32), service=SPEC.name, price=7)
+RECORD = directory.NodeRecord(
+    peer=OWNER.peer_id,
+    federation="test",
+    organization="acme",
+    roles=(Role.OWNER, Role.PARTY),
+    addresses=("/ip4/127.0.0.1/tcp/4001",),
+    versions=(1,),
+    services=(SPEC,),
+    models=(OFFER,),
+    engines=("native",),
+    capacity=4,
+    party_price=1,
+    dealer_price=2,
+    deployments=(
+        directory.DeploymentRef(model=bytes(32), parties=(FIRST.peer_id, SECOND.peer_id), dealer=DEALER.peer_id),
+    ),
+    sequence=3,
+    issued_ms=1000,
+    expires_ms=2000,
+)
+TERMS = committee.Terms(
+    federation="test",
+    service=SPEC.name,
+    service_digest=SPEC.digest(),
+    classes=2,
+    input_shape=(3, 8, 8),
+    models=(committee.ModelTerm(version=bytes(32), plan_digest=bytes(32), owner=OWNER.peer_id, price=7),),
+    engine="native",
+    fractional_bits=16,
+    profile="latency",
+    parties=(FIRST.peer_id, SECOND.peer_id),
+    dealer=DEALER.peer_id,
+    querier=QUERIER.peer_id,
+    vote=committee.Vote.SOFT,
+    reveal=committee.Reveal.TOP1,
+    max_batch=32,
+    quota=128,
+    party_price=1,
+    dealer_price=2,
+    session_timeout_s=60,
+    created_ms=1000,
+    expires_ms=2000,
+    nonce=bytes(16),
+)
+ACCEPT = committee.Accept(committee=TERMS.committee_id(), peer=FIRST.peer_id, holds=(bytes(32),))
+ID16, ID32 = bytes(range(16)), bytes(range(32))
+VERDICT = shares.Verdict(culprit=FIRST.peer_id, round=3, fault=shares.Fault.TIMEOUT, detail="no frame")
+
+EXAMPLES: tuple[Message, ...] = (
+    control.Hello(federation="test", versions=(1,), agent="finode/0.1.0"),
+    control.Goodbye(reason="bye", versions=(1,)),
+    control.Ping(number=5),
+    control.Pong(number=5),
+    RECORD,
+    directory.DirectorySync(have=((OWNER.peer_id, 3),)),
+    directory.DirectoryRecords(records=(sign(OWNER, RECORD),), wanted=(FIRST.peer_id,)),
+    TERMS,
+    committee.Propose(terms=TERMS),
+    ACCEPT,
+    committee.Accepted(accept=sign(FIRST, ACCEPT)),
+    committee.Refuse(committee=ID32, reason=committee.RefusalReason.BUSY, subject="4", detail="4 sessions run"),
+    committee.Seal(committee=ID32, accepts=(sign(FIRST, ACCEPT),)),
+    committee.Sealed(committee=ID32),
+    committee.Dissolve(committee=ID32, reason="done"),
+    shares.OfferDeployment(
+        committee=ID32, deployment=ID32, version=ID32, plan=b"plan", share_bytes=8, share_digest=ID32
+    ),
+    shares.DeploymentWanted(deployment=ID32, wanted=True),
+    shares.DeploymentStored(deployment=ID32),
+    shares.WithdrawModel(version=ID32),
+    shares.Prepare(committee=ID32, run=ID16),
+    shares.Prepared(committee=ID32, bytes_sent=9, seconds=0.5),
+    shares.StartSession(session=ID16, committee=ID32, batch=2, input_bytes=16),
+    shares.SessionProgress(session=ID16, phase=shares.Phase.ROUNDS, done=1, total=2),
+    shares.SessionResult(session=ID16, output_bytes=16, meter=shares.Meter(rounds=3, online_s=0.25)),
+    shares.Failed(subject=ID16, verdict=VERDICT),
+    shares.HandOut(committee=ID32),
+    preprocessing.RequestMasks(committee=ID32),
+    preprocessing.Masks(committee=ID32, seeds=(ID32,)),
+    preprocessing.Deal(session=ID16, committee=ID32, batch=2),
+    preprocessing.Dealt(session=ID16, bytes_sent=(32, 64), seconds=0.5),
+    preprocessing.OfferBundle(session=ID16, committee=ID32, serial=ID16, batch=2, seed=ID32, correction_bytes=8),
+    preprocessing.BundleStored(session=ID16),
+    session.JoinLane(committee=ID32, key=ID32),
+    session.LaneJoined(committee=ID32, key=ID32),
+)
+
+
+def load_all() -> None:
+    """Import every module of finode.wire, so that the table of types is complete."""
+    for module in pkgutil.iter_modules(finode.wire.__path__):
+        importlib.import_module(f"finode.wire.{module.name}")
+
+
+def names(messages: Iterable[Message]) -> list[str]:
+    return [type(message).__name__ for message in messages]
+
+
+def unpack(payload: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = msgpack.unpackb(payload)
+    return fields
+
+
+def pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
