@@ -168,13 +168,13 @@ class PartySection(Section):
     deployment_space_mb: int = Field(
         default=4096, ge=1, description="disk for weight shares; the least recently used go first"
     )
-    price: int = Field(default=0, ge=0, description="micro-credits per session")
+    price: int = Field(default=0, ge=0, description="micro-credits per input")
 
 
 class DealerSection(Section):
     """What a dealer offers."""
 
-    price: int = Field(default=0, ge=0, description="micro-credits per session")
+    price: int = Field(default=0, ge=0, description="micro-credits per input")
 
 
 class QuerierSection(Section):
@@ -190,7 +190,12 @@ class QuerierSection(Section):
     exclude: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="peer ids or organizations never to choose"
     )
-    fractional_bits: int = Field(default=16, ge=8, le=20, description="fixed-point digits after the point")
+    fractional_bits: int = Field(
+        default=16, ge=8, le=16, description="fixed-point digits after the point; values must stay below 2^(28 - this)"
+    )
+    self_party: bool = Field(
+        default=False, description="let this node be a party of its own queries where no other committee is possible"
+    )
     min_models: int = Field(default=1, ge=1, description="fewest models an answer may come from")
 
 

@@ -116,6 +116,14 @@ def signed_statements() -> list[str]:
     return sorted({argument.id for _, argument in calls("open_signed", 1) if isinstance(argument, ast.Name)} - {"cls"})
 
 
+def constant(path: str, name: str) -> object:
+    """Return the value of a module's constant, without importing the module."""
+    for node in source_of(path).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    raise SystemExit(f"{path} has no {name}")
+
+
 def gossip_topic() -> str:
     """Return the topic as finode.net publishes on it, with the field's name in place of its value."""
     for node in ast.walk(source_of("finode/net/gossip.py")):
@@ -309,11 +317,10 @@ def _module(cls: type) -> ModuleType:
 
 
 def frame_block() -> str:
-    return (
-        f"```text\n{inspect.cleandoc(message.__doc__ or '')}\n```\n\n"
-        f"The header is `struct` format `{HEADER.format}`, {HEADER.size} bytes. Kind "
-        f"{message.KIND_MESSAGE} is a message, kind {message.KIND_RAW} a raw frame. Bulk is cut into raw frames of at most {size(shares.CHUNK_BYTES)}.\n"
-    )
+    header = f"The header is `struct` format `{HEADER.format}`, {HEADER.size} bytes."
+    kinds = f"Kind {message.KIND_MESSAGE} is a message, {message.KIND_RAW} a raw frame."
+    bulk = f"Bulk is cut into raw frames of at most {size(shares.CHUNK_BYTES)}."
+    return f"```text\n{inspect.cleandoc(message.__doc__ or '')}\n```\n\n{header} {kinds} {bulk}\n"
 
 
 def signatures_block() -> str:
@@ -365,9 +372,11 @@ def records_block() -> str:
 def standing_block() -> str:
     docs = member_docs(PeerFault)
     rows = [(fault.name.lower().replace("_", " "), f"{fault.value:g}", docs.get(fault.name, "")) for fault in PeerFault]
+    points = constant("finode/node/querier.py", "FAULT_POINTS")
     words = (
         f"A newcomer has 0, the lowest is {LOWEST:g}; {RECOVERY_PER_HOUR:g} points come back in an hour. At "
-        f"{GRAYLIST:g} and below a peer's gossip and records are not looked at.\n"
+        f"{GRAYLIST:g} and below a peer's gossip and records are not looked at. A member that ended a session with a "
+        f"fault that counts (see [faults](#faults)) loses {points:g} at the querier.\n"
     )
     return words + "\n" + table(("fault", "points", "what it is"), rows)
 

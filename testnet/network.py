@@ -230,8 +230,11 @@ def _state_path(directory: Path) -> Path:
 def _write_state(directory: Path, state: NetworkState) -> None:
     path = _state_path(directory)
     partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(state, enc_hook=str)))
-    partial.replace(path)
+    try:
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(state, enc_hook=str)))
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
 def log_hint(node: NodeState) -> str:

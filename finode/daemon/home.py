@@ -3,7 +3,7 @@
     identity.key    the Ed25519 seed, mode 0600; losing it loses the node's name in the federation
     finode.toml     the settings, every one present and commented; generated from `finode.config`
     roster.toml     the peers this node accepts, itself first
-    dealer.secret   32 random bytes, mode 0600, from which a dealer derives what it may have to derive again
+    node.secret     32 random bytes, mode 0600, from which a dealer derives its masks and an owner its sharings
     lock            held with flock while a daemon runs, and its process id
     api.json        where the running daemon's API listens; removed at exit
 
@@ -31,11 +31,11 @@ from finode.net.roster import start_roster
 
 __all__ = [
     "ApiAddress",
-    "dealer_secret",
     "default_organization",
     "init_home",
     "is_fresh",
     "lock_home",
+    "node_secret",
     "read_api_address",
     "remove_api_address",
     "render_config",
@@ -43,8 +43,8 @@ __all__ = [
 ]
 
 ROSTER_NAME = "roster.toml"
-DEALER_SECRET_NAME = "dealer.secret"  # noqa: S105 - a file's name
-DEALER_SECRET_BYTES = 32
+NODE_SECRET_NAME = "node.secret"  # noqa: S105 - a file's name
+NODE_SECRET_BYTES = 32
 LOCK_NAME = "lock"
 
 _HEADER = """\
@@ -64,7 +64,7 @@ def init_home(home: Path, org: str, *, keep_config: bool = False) -> Identity:
     Refuses to overwrite anything, with a `ConfigError` that names the file. With `keep_config` a `finode.toml` that
     was put there beforehand (one of `configs/`, say) is left as it is.
     """
-    names = (IDENTITY_NAME, DEALER_SECRET_NAME, ROSTER_NAME, *(() if keep_config else (CONFIG_NAME,)))
+    names = (IDENTITY_NAME, NODE_SECRET_NAME, ROSTER_NAME, *(() if keep_config else (CONFIG_NAME,)))
     for name in names:
         if (home / name).exists():
             raise ConfigError(
@@ -77,7 +77,7 @@ def init_home(home: Path, org: str, *, keep_config: bool = False) -> Identity:
         home.chmod(0o700)
         identity = Identity.create(home / IDENTITY_NAME)
         org = org or default_organization(identity.peer_id)
-        dealer_secret(home)
+        node_secret(home)
         start_roster(home / ROSTER_NAME, identity.peer_id, org)
         if not (home / CONFIG_NAME).exists():
             _write_private(home / CONFIG_NAME, render_config({"node": {"organization": org}}).encode())
@@ -91,25 +91,25 @@ def default_organization(peer: PeerId) -> str:
     return f"org-{peer[-8:]}"
 
 
-def dealer_secret(home: Path) -> bytes:
-    """Return the dealer's secret of `home`; make it, mode 0600, if there is none yet.
+def node_secret(home: Path) -> bytes:
+    """Return the secret of `home`; make it, mode 0600, if there is none yet.
 
     Raises `ConfigError` if it can be read by others, or is not 32 bytes.
     """
-    path = home / DEALER_SECRET_NAME
+    path = home / NODE_SECRET_NAME
     try:
         if not path.exists():
-            _write_private(path, os.urandom(DEALER_SECRET_BYTES))
+            _write_private(path, os.urandom(NODE_SECRET_BYTES))
         mode = path.stat().st_mode & 0o777
         secret = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     if mode & 0o077:
         raise ConfigError(f"{path} can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}")
-    if len(secret) != DEALER_SECRET_BYTES:
+    if len(secret) != NODE_SECRET_BYTES:
         raise ConfigError(
-            f"{path} is not a dealer's secret: {len(secret)} bytes instead of {DEALER_SECRET_BYTES}",
-            hint="remove it: a new one is made, and deployments dealt with the old one are made again",
+            f"{path} is not a node's secret: {len(secret)} bytes instead of {NODE_SECRET_BYTES}",
+            hint="restore your backup, or remove it: deployments are then made again with a new one",
         )
     return secret
 

@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from finode.api import build_app, serve_api
 from finode.config import Config, Trust
-from finode.daemon.home import dealer_secret, lock_home, remove_api_address, write_api_address
+from finode.daemon.home import lock_home, node_secret, remove_api_address, write_api_address
 from finode.daemon.logs import configure
 from finode.errors import FinodeError
 from finode.identity import Identity
@@ -29,7 +29,7 @@ def run(config: Config) -> int:
     log = configure(config.log.level, config.log.format)
     with lock_home(config.home):
         identity = Identity.load(config.identity_path)
-        secret = NodeSecret(dealer_secret(config.home))
+        secret = NodeSecret(node_secret(config.home))
         try:
             trio.run(_main, config, identity, secret, log, strict_exception_groups=True)
         except BaseExceptionGroup as group:

@@ -362,6 +362,8 @@ class Connections:
             if not accepted:
                 self._log.warning("stranger_refused", peer=peer, hint=f"finode peers trust {peer} --org NAME")
             await self._drop(connection)
+        if connection.is_closed:
+            self._greeted.pop(connection, None)
 
     def went_down(self, connection: SwarmConn) -> None:
         """A connection is gone."""

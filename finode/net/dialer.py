@@ -20,6 +20,7 @@ from libp2p.peer.id import ID
 from finode.errors import PeerUnreachable
 from finode.identity import PeerId
 from finode.net.addresses import AddressBook, parse
+from finode.net.groups import only
 from finode.net.hardening import close_quietly
 
 STAGGER_S = 0.3
@@ -88,9 +89,9 @@ class Dialer:
 def _reason(error: BaseException) -> str:
     if isinstance(error, trio.TooSlowError):
         return "no answer"
-    inner: BaseException = error
+    inner = only(error)
     while inner.__cause__ is not None:
-        inner = inner.__cause__
+        inner = only(inner.__cause__)
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror
     return str(inner) or type(inner).__name__

@@ -133,7 +133,9 @@ class Exchange:
             if record is not None:
                 self._on_record(record)
         elif not verdict.is_good:
-            self._log.info("record_dropped", sender=sender, signer=signed.signer, verdict=verdict.value)
+            # Two rosters that name an organization differently are for people to mend; the rest mends itself.
+            log = self._log.warning if verdict is Verdict.WRONG_ORGANIZATION else self._log.info
+            log("record_dropped", sender=sender, signer=signed.signer, verdict=verdict.value)
             if verdict is Verdict.CONTRADICTORY:
                 self._blame(signed.signer, PeerFault.BAD_RECORD.value, "two records with one sequence")
             elif verdict in FAULT_OF:

@@ -52,7 +52,7 @@ MAX_INBOUND = 1024
 """Inbound connections at once; each costs a descriptor and about 50 kB."""
 MAX_HANDSHAKES = 64
 """Inbound connections that have not proved who they are; each may take `HANDSHAKE_S`."""
-MAX_HANDSHAKES_PER_HOST = 16
+MAX_HANDSHAKES_PER_HOST = 32
 CLOSE_S = 1.0
 """Deadline of saying farewell to all peers when the node stops."""
 

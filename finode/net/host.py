@@ -49,21 +49,21 @@ class Libp2pNetwork:
 
     def __init__(
         self,
-        config: Config,
-        identity: Identity,
+        own: PeerId,
         roster: Roster,
         *,
+        bootstrap: frozenset[PeerId],
         standing: Standing,
-        router: Router,
         log: FilteringBoundLogger,
     ) -> None:
-        self._config = config
-        self._own = identity.peer_id
+        self._own = own
         self._roster = roster
         self._standing = standing
-        self._router = router
+        self._bootstrap = bootstrap
+        self._router = Router(log, self.fault)
         self._log = log
         self._addresses: tuple[str, ...] = ()
+        # Set by `open_network`: these need what this object offers, and it needs them.
         self._connections: Connections
         self._exchange: Exchange
         self._loopback: Loopback
@@ -144,8 +144,6 @@ class Libp2pNetwork:
         # Whoever is accepted and has an address: those without one are skipped by the one who dials.
         return [peer for peer in {*self._bootstrap, *self.records()} if self.accepts(peer)]
 
-    _bootstrap: frozenset[PeerId] = frozenset()
-
 
 @asynccontextmanager
 async def open_network(
@@ -181,14 +179,13 @@ async def open_network(
 
     standing = Standing(trio.current_time)
     network = Libp2pNetwork(
-        config,
-        identity,
+        identity.peer_id,
         roster,
+        bootstrap=book.configured - {identity.peer_id},
         standing=standing,
-        router=(router := Router(log, lambda peer, points, reason: network.fault(peer, points, reason))),
         log=log,
     )
-    network._bootstrap = book.configured - {identity.peer_id}
+    router = network._router
     host = make_host(identity, listen)
     gossip = Gossip(
         host,
@@ -262,7 +259,9 @@ async def open_network(
             # The exception of the block must pass through libp2p's contexts before anything is cancelled: a `Cancelled`
             # raised in one of them would take its place.
             async with run_host(host, listen, connections.serve, watch) as listening:
-                network._addresses = tuple(settings.announce) or announced(listening)
+                network._addresses = tuple(split_peer(address)[0] for address in settings.announce) or announced(
+                    listening
+                )
                 exchange.renew()
                 async with trio.open_nursery() as tasks:
                     tasks.start_soon(gossip.run)

@@ -3,9 +3,10 @@
 `Muxer` differs from libp2p's `Yamux` in that
 
 - a cancelled writer does not leave half an encrypted frame behind, which would end the whole connection: a frame that
-  is begun is finished, and a connection that takes no bytes for `STALL_S` is dropped;
-- answers to the peer's frames are written by a task of their own, so the task that reads never waits for the peer to
-  read: two ends that wait so for each other would both stand still;
+  is begun is finished, by another task when that may take long, and a connection that takes no bytes for `STALL_S` is
+  dropped;
+- answers to the peer's frames and new window are written by a task of their own, so whoever reads never waits for the
+  peer to read: two ends that wait so for each other would both stand still;
 - what the peer may have buffered here is bounded (libp2p only logs a peer that ignores its window).
 
 `StreamPipe` reads and writes one yamux stream without libp2p's detours: writing waits for the window under the caller's
@@ -16,16 +17,20 @@ It reaches into names that libp2p calls private; the version is pinned, and `tes
 
 from __future__ import annotations
 
+import select
 import struct
 
 import trio
+from libp2p.abc import ISecureConn
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.connection.exceptions import RawConnError
+from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import (
     FLAG_ACK,
     FLAG_RST,
     HEADER_SIZE,
     TYPE_DATA,
+    TYPE_WINDOW_UPDATE,
     YAMUX_HEADER_FORMAT,
     Yamux,
     YamuxStream,
@@ -49,11 +54,17 @@ STREAM_BUFFER = 2 * WINDOW
 """What one stream may have buffered unread: twice what its window allows."""
 MAX_FRAME = MIB
 """Bytes of one yamux frame; ours have 64 KiB, and nobody's need more."""
+SMALL = 8 * KIB
+"""A frame that certainly fits where the kernel says that it takes more: a third of the smallest send buffer."""
 MAX_REPLIES = 1024
-"""Answers (acknowledgements, pongs, resets) that may wait to be written; a peer that asks for more reads nothing."""
-_REPLIES = FLAG_ACK | FLAG_RST
+"""Answers (acknowledgements, pongs, resets, window) that may wait to be written: a peer beyond that reads nothing."""
 _FIRST_POLL_S = 0.0005
 _LAST_POLL_S = 0.008
+
+
+def _is_reply(header: bytes) -> bool:
+    _, kind, flags, _, _ = struct.unpack(YAMUX_HEADER_FORMAT, header)
+    return bool(flags & (FLAG_ACK | FLAG_RST)) or (kind == TYPE_WINDOW_UPDATE and not flags)
 
 
 class Flooded(trio.TooSlowError):
@@ -64,11 +75,15 @@ class Flooded(trio.TooSlowError):
 class Muxer(Yamux):
     """One yamux connection."""
 
-    buffer_limit = STRANGER_BUFFER
-    _replies_waiting = 0
+    def __init__(self, secured_conn: ISecureConn, peer_id: ID, *, is_initiator: bool) -> None:
+        super().__init__(secured_conn, peer_id, is_initiator=is_initiator)
+        self.buffer_limit = STRANGER_BUFFER
+        self._replies_waiting = 0
+        self._turn = trio.Semaphore(1)
+        self._poll: select.poll | None = None
 
     async def _write_frame(self, data: bytes) -> None:
-        if len(data) == HEADER_SIZE and struct.unpack_from(">H", data, 2)[0] & _REPLIES and self._nursery is not None:
+        if len(data) == HEADER_SIZE and _is_reply(data) and self._nursery is not None:
             if self._replies_waiting >= MAX_REPLIES:
                 raise RawConnError("the peer asks for answers and does not read them")
             try:
@@ -89,13 +104,49 @@ class Muxer(Yamux):
             self._replies_waiting -= 1
 
     async def _write_whole(self, data: bytes) -> None:
-        async with self._write_lock:
-            with trio.CancelScope(deadline=trio.current_time() + STALL_S, shield=True) as scope:
-                await self.secured_conn.write(data)
-            if scope.cancelled_caught:
-                with trio.CancelScope(shield=True):
-                    await self.secured_conn.close()
-                raise RawConnError(f"the connection took no data for {STALL_S:g} s")
+        await self._turn.acquire()
+        if len(data) <= SMALL and self._takes_more():
+            try:
+                # The kernel takes it at once, so nobody notices that this cannot be cancelled.
+                await self._write_shielded(data)
+            finally:
+                self._turn.release()
+            return
+        written = trio.Event()
+        try:
+            assert self._nursery is not None  # noqa: S101 - nothing is written before `start`
+            self._nursery.start_soon(self._write_later, data, written)
+        except RuntimeError:
+            self._turn.release()
+            raise RawConnError("the connection is closed") from None
+        await written.wait()
+        if self.event_shutting_down.is_set():
+            raise RawConnError("the connection was lost")
+
+    async def _write_later(self, data: bytes, written: trio.Event) -> None:
+        # The caller may have gone by now; its frame is finished all the same.
+        try:
+            await self._write_shielded(data)
+        except (BaseLibp2pError, OSError):
+            self.event_shutting_down.set()
+        finally:
+            self._turn.release()
+            written.set()
+
+    async def _write_shielded(self, data: bytes) -> None:
+        with trio.CancelScope(deadline=trio.current_time() + STALL_S, shield=True) as scope:
+            await self.secured_conn.write(data)
+        if scope.cancelled_caught:
+            await self.drop()
+            raise RawConnError(f"the connection took no data for {STALL_S:g} s")
+
+    def _takes_more(self) -> bool:
+        """Whether the kernel has room for a frame now: it says so while a third of its buffer is free."""
+        if self._poll is None:
+            self._poll = select.poll()
+            stream = self.secured_conn.conn.read_writer.read_write_closer.stream.stream
+            self._poll.register(stream.socket.fileno(), select.POLLOUT)
+        return bool(self._poll.poll(0))
 
     async def open_stream(self) -> YamuxStream:
         # libp2p loses one of the 256 slots for good when an opener is cancelled in the middle.

@@ -10,9 +10,9 @@ by byte, with a window update for each, and a line that is not UTF-8 escapes it 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 
-from finode.net.stream import Pipe, PipeError
+from finode.net.stream import Pipe
 
 MULTISTREAM = "/multistream/1.0.0"
 NOT_AVAILABLE = "na"
@@ -108,12 +108,11 @@ async def ask(pipe: Pipe, protocol: str) -> bytearray:
     return reader.unread
 
 
-async def answer(pipe: Pipe, protocols: Container[str] | Iterable[str]) -> tuple[str, bytearray]:
+async def answer(pipe: Pipe, protocols: Container[str]) -> tuple[str, bytearray]:
     """Serve the listener's side; return the protocol agreed on and bytes that came after it.
 
     Raises `NegotiationError` or `PipeError`.
     """
-    offered = frozenset(protocols) if isinstance(protocols, Iterable) else protocols
     await pipe.write(line(MULTISTREAM))
     reader = LineReader(pipe)
     greeting = await reader.next()
@@ -121,11 +120,8 @@ async def answer(pipe: Pipe, protocols: Container[str] | Iterable[str]) -> tuple
         raise NegotiationError(f"the peer greets with {greeting!r}")
     for _ in range(MAX_TRIES):
         wanted = await reader.next()
-        if wanted in offered:
+        if wanted in protocols:
             await pipe.write(line(wanted))
             return wanted, reader.unread
         await pipe.write(line(NOT_AVAILABLE))
     raise NegotiationError(f"the peer asked for {MAX_TRIES} protocols that are not served")
-
-
-__all__ = ["LineReader", "NegotiationError", "NotAvailable", "PipeError", "answer", "ask", "line"]

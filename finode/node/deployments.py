@@ -2,7 +2,7 @@
 
     HOME/deployments/<id>/meta.bin     the plan, the model's version, its owner, the parties and the dealer
     HOME/deployments/<id>/share.bin    the party's share of the weights, little-endian int64
-    HOME/deployments/<id>/opened.bin   the engine's constants: what opening W - A gave
+    HOME/deployments/<id>/opened-<mask>.bin   the engine's constants: what opening W - A gave, under that mask A
 
 Files have mode 0600. The space is bounded: the least recently used deployment goes first, never one in use. A share
 counts only once it is complete and its digest was checked; a crash leaves a directory without meta.bin, which the
@@ -97,12 +97,22 @@ class DeploymentStore:
     def share_path(self, deployment: bytes) -> Path:
         return self._root / deployment.hex() / "share.bin"
 
-    def opened_path(self, deployment: bytes) -> Path:
-        return self._root / deployment.hex() / "opened.bin"
+    def opened_path(self, deployment: bytes, mask_seed: bytes) -> Path:
+        """Return where the constants are that go with the mask of which this party has `mask_seed`.
 
-    def is_open(self, deployment: bytes) -> bool:
-        """Whether the masked weights were opened already."""
-        return self.opened_path(deployment).exists()
+        A dealer that lost its secret gives other masks: constants opened under the old ones must not be used.
+        """
+        mask = hashlib.sha256(b"finode/mask\0" + mask_seed).hexdigest()[:16]
+        return self._root / deployment.hex() / f"opened-{mask}.bin"
+
+    def is_open(self, deployment: bytes, mask_seed: bytes) -> bool:
+        """Whether the masked weights were opened already under this mask."""
+        return self.opened_path(deployment, mask_seed).exists()
+
+    def forget_opened(self, deployment: bytes) -> None:
+        """Remove constants of earlier masks: they are of no use any more."""
+        for path in (self._root / deployment.hex()).glob("opened-*.bin"):
+            path.unlink(missing_ok=True)
 
     def make_room(self, plan: Plan) -> None:
         """Drop the least recently used deployments until one of `plan` fits.

@@ -77,15 +77,17 @@ class OwnerRole:
     async def hand_out(self, terms: Terms, holds: Mapping[PeerId, frozenset[bytes]]) -> int:
         """Give every party that lacks it its share of each of this node's models in the terms; return the bytes sent.
 
-        `holds` is what each member said it keeps. Raises a `RemoteError` naming the party that could not be served.
+        `holds` is what each member said it keeps. Where one lacks a deployment it is offered to all: those whose share
+        has another digest, because this owner's secret was lost meanwhile, then take the new one too. Raises a
+        `RemoteError` naming the party that could not be served.
         """
         sent = 0
         for term in terms.models:
             if term.owner != self._network.peer_id:
                 continue
             deployment = terms.deployment_id(term)
-            lacking = [peer for peer in (*terms.parties, terms.dealer) if deployment not in holds.get(peer, ())]
-            if not lacking:
+            members = (*terms.parties, terms.dealer)
+            if all(deployment in holds.get(peer, ()) for peer in members):
                 continue
             entry = self._offering.entries.get(term.version)
             if entry is None:
@@ -96,12 +98,12 @@ class OwnerRole:
                 )
             shares = await trio.to_thread.run_sync(self._share, entry, terms, deployment, limiter=self._sharing)
             handout = _Handout(term, deployment, entry.plan.encode(), shares)
-            sent += sum(await together([partial(self._give, terms, handout, peer) for peer in lacking]))
+            sent += sum(await together([partial(self._give, terms, handout, peer) for peer in members]))
             self._log.info(
                 "deployment handed out",
                 model=term.version.hex()[:12],
                 deployment=deployment.hex()[:12],
-                to=len(lacking),
+                bytes=sent,
             )
         return sent
 

@@ -25,6 +25,7 @@ from finode.committee.policy import Candidate, Request, candidate
 from finode.committee.sealed import SealedCommittee
 from finode.config import Config, Role
 from finode.errors import (
+    CommitteeError,
     InputError,
     RemoteError,
     SessionAborted,
@@ -183,6 +184,7 @@ class QuerierRole:
             session_timeout_s=max(1, round(settings.deadline_s)),
             lifetime_ms=round(settings.committee_lifetime_s * 1000),
             min_models=settings.min_models,
+            self_party=settings.self_party,
             exclude=exclude | frozenset(settings.exclude),
         )
 
@@ -190,6 +192,7 @@ class QuerierRole:
         self, request: QueryRequest, entry: Session, progress: ProgressCallback, deadline_s: float
     ) -> QueryAnswer:
         clock = _Clock()
+        reasons: list[str] = []
         excluded: frozenset[str] = frozenset()
         self._check_input(request)
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -198,6 +201,7 @@ class QuerierRole:
                 return await self._attempt(request, wanted, entry, progress, clock, deadline_s, attempt)
             except VerdictReached as error:
                 verdict = error.verdict
+                reasons.append(error.message)
                 self._log.warning(
                     "attempt failed",
                     session=entry.id.hex(),
@@ -209,6 +213,11 @@ class QuerierRole:
                 if verdict.culprit in ("", self._network.peer_id) or attempt == MAX_ATTEMPTS:
                     raise
                 excluded = self._blame(verdict, excluded)
+            except CommitteeError as error:
+                if not reasons:
+                    raise
+                why = f"{error.message}; before that: {'; '.join(reasons)}"
+                raise type(error)(why, hint=error.hint) from error
         raise SessionAborted("no attempt was made")
 
     def _blame(self, verdict: Verdict, excluded: frozenset[str]) -> frozenset[str]:

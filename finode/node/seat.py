@@ -175,19 +175,28 @@ class PartySeat:
         self._mask_seeds = reply.seeds
 
     async def _agree_on_lacking(self, driver: RunDriver, lanes: dict[int, Lane]) -> list[int]:
-        own = bytes(not self._store.is_open(deployment) for deployment in self.deployments)
+        own = bytes(not is_open for is_open in self._are_open())
         theirs = await driver.exchange(0, dict.fromkeys(lanes, own), len(own))
         return [index for index in range(len(own)) if own[index] or any(frame[index] for frame in theirs.values())]
 
+    def _are_open(self) -> list[bool]:
+        pairs = zip(self.deployments, self._mask_seeds, strict=True)
+        return [self._store.is_open(deployment, seed) for deployment, seed in pairs]
+
+    def _constants_path(self, index: int) -> str:
+        return str(self._store.opened_path(self.deployments[index], self._mask_seeds[index]))
+
     async def _open_weights(self, driver: RunDriver, plans: tuple[Plan, ...], lacking: list[int]) -> None:
         chosen = [self.deployments[index] for index in lacking]
+        for deployment in chosen:
+            self._store.forget_opened(deployment)
         await driver.drive(
             {
                 "kind": "open",
                 "engine": self.terms.engine,
                 "plans": [plans[index].encode() for index in lacking],
                 "shares": [str(self._store.share_path(deployment)) for deployment in chosen],
-                "constants": [str(self._store.opened_path(deployment)) for deployment in chosen],
+                "constants": [self._constants_path(index) for index in lacking],
                 "party_index": self.party_index,
                 "parties": len(self.terms.parties),
             },
@@ -204,7 +213,7 @@ class PartySeat:
         on_round: Callable[[int], None],
     ) -> RunOutcome:
         """Run one session whose inbox was joined before; the outcome's one part is the output share."""
-        if not self._mask_seeds or not all(map(self._store.is_open, self.deployments)):
+        if not self._mask_seeds or not all(self._are_open()):
             raise VerdictReached(
                 Verdict(culprit=self._own, round=-1, fault=Fault.NOT_SEALED, detail="its deployment was dropped")
             )
@@ -226,7 +235,7 @@ class PartySeat:
                     "engine": self.terms.engine,
                     "program": canonical.encode(program_of(self.terms, await self.plans(), batch)),
                     "party_index": self.party_index,
-                    "constants": [str(self._store.opened_path(deployment)) for deployment in self.deployments],
+                    "constants": [self._constants_path(index) for index in range(len(self.deployments))],
                     "shares": [str(self._store.share_path(deployment)) for deployment in self.deployments],
                     "zero_parties": list(lanes),
                 },

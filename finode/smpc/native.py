@@ -7,6 +7,7 @@ output, and who must not be one of them or the querier.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from finode.errors import InputError, LocalError
 from finode.smpc import ring, sharing
+from finode.smpc.circuit import Circuit
 from finode.smpc.engine import Buffer, Dealing, Floats, Output, Program
 from finode.smpc.lowering import lower
 from finode.smpc.material import Bundle
@@ -24,6 +26,9 @@ from finode.smpc.randomness import Stream, fresh_seed, subkey
 from finode.smpc.session import Run, Session
 from finode.smpc.share import Share
 from finode.smpc.weights import DealerWeights, PartyWeights, expand_mask, masked_weights, split
+
+CHUNK_BYTES = 256 * 1024
+"""Corrections are handed out in chunks of about this size, each a message between processes."""
 
 
 class NativeEngine:
@@ -69,17 +74,13 @@ class NativeEngine:
             [self.mask_seed(secret, deployment, party) for party in range(program.parties)]
             for deployment in program.deployments
         ]
-        circuit = lower(program)
-
-        def chunks() -> Iterator[Buffer]:
-            for chunk in circuit.deal(seeds, DealerWeights(program.plans, mask_seeds)):
-                yield chunk.data
-
-        return Dealing(seeds, sum(size for _, size in circuit.correction_sizes()), chunks())
+        circuit, sizes = _lowered(program)
+        pieces = circuit.deal(seeds, DealerWeights(program.plans, mask_seeds))
+        return Dealing(seeds, sum(size for _, size in sizes), _gathered(pieces))
 
     def correction_bytes(self, program: Program) -> int:
         """Return the exact size of the corrections that the last party gets for one run of `program`."""
-        return sum(size for _, size in lower(program).correction_sizes())
+        return sum(size for _, size in _lowered(program)[1])
 
     def run(
         self,
@@ -103,8 +104,8 @@ class NativeEngine:
             raise InputError(f"the input share has {len(input_share)} bytes instead of {expected}")
         query = ring.from_bytes(input_share, (1, program.batch, *program.plans[0].input_shape))
         weights = PartyWeights(program.plans, constants, mask_seeds, weight_shares)
-        circuit = lower(program)
-        bundle = Bundle(bundle_seed, circuit.correction_sizes(), corrections, party_index == parties - 1, weights)
+        circuit, sizes = _lowered(program)
+        bundle = Bundle(bundle_seed, sizes, corrections, party_index == parties - 1, weights)
 
         async def body(session: Session) -> bytes:
             prepared = circuit.prepare(session, bundle, weights)
@@ -128,6 +129,30 @@ def zero_share(zero_keys: Mapping[int, bytes], party_index: int, count: int) -> 
         pad = Stream(subkey(key, "zero")).integers(count)
         total += pad if party_index < party else -pad
     return torch.from_numpy(total)
+
+
+@lru_cache(maxsize=64)
+def _lowered(program: Program) -> tuple[Circuit, list[tuple[str, int]]]:
+    """Return a program's circuit and sizes of corrections; kept, since the same programs run again and again."""
+    circuit = lower(program)
+    return circuit, circuit.correction_sizes()
+
+
+def _gathered(pieces: Iterator[npt.NDArray[np.uint8]]) -> Iterator[Buffer]:
+    """Join small pieces into chunks of some size; a large one goes as it is, without a copy."""
+    small: list[Buffer] = []
+    held = 0
+    for piece in pieces:
+        if held and held + piece.nbytes > CHUNK_BYTES:
+            yield b"".join(small)
+            small, held = [], 0
+        if piece.nbytes >= CHUNK_BYTES:
+            yield piece.data
+        else:
+            small.append(piece.data)
+            held += piece.nbytes
+    if held:
+        yield b"".join(small)
 
 
 def _check_seat(party_index: int, parties: int) -> None:

@@ -163,6 +163,10 @@ def read_output(program: Program | AnswerSpec, elements: Elements) -> Output:
         raise RemoteProtocolError(
             "the output shares do not add up to an answer", hint="a party computed wrongly: ask another committee"
         )
+    if program.reveal == "probabilities" and (np.abs(scores.sum(axis=1) - 1) > 2.0**-4).any():
+        raise RemoteProtocolError(
+            "the revealed probabilities do not add up to 1", hint="a party computed wrongly: ask another committee"
+        )
     scores = np.clip(scores, 0.0, 1.0)
     return Output(
         labels=labels,

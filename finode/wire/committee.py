@@ -140,7 +140,7 @@ class Terms(Message):
         check(len({m.version for m in self.models}) == len(self.models), "a model stands twice in the terms")
         check(1 < self.classes <= 1024, "2 to 1024 classes")
         check(0 < len(self.input_shape) <= 4 and all(0 < s <= 1 << 20 for s in self.input_shape), "input_shape")
-        check(8 <= self.fractional_bits <= 20, "fractional_bits is 8 to 20")
+        check(8 <= self.fractional_bits <= 16, "fractional_bits is 8 to 16")  # a plan promises |x| < 2^11 or 2^12
         check(1 <= self.max_batch <= 4096 and self.max_batch <= self.quota < 1 << 53, "max_batch or quota")
         check(0 <= self.party_price < 1 << 53 and 0 <= self.dealer_price < 1 << 53, "prices are not negative")
         check(1 <= self.session_timeout_s <= 86400, "session_timeout_s is 1 to 86400")
@@ -170,12 +170,19 @@ class Terms(Message):
 
     def deployment_id(self, model: ModelTerm) -> bytes:
         """Return the id of the model's deployment to these ordered parties with this dealer."""
-        return deployment_id(model.version, self.parties, self.dealer)
+        return deployment_id(model.version, self.parties, self.dealer, self.engine, self.fractional_bits)
 
 
-def deployment_id(version: bytes, parties: tuple[PeerId, ...], dealer: PeerId) -> bytes:
-    """Return the 32-byte id of a deployment: one model version, one ordered set of parties, one dealer."""
-    return canonical.digest("deployment", canonical.encode([version, list(parties), dealer]))
+def deployment_id(
+    version: bytes, parties: tuple[PeerId, ...], dealer: PeerId, engine: str, fractional_bits: int
+) -> bytes:
+    """Return the 32-byte id of a deployment: one model version in one encoding, one ordered set of parties, one dealer.
+
+    The dealer's mask A follows from this id. Opening W - A for two encodings of W under one A would show W, so the
+    engine and the fixed point belong to the id.
+    """
+    parts = [version, list(parties), dealer, engine, fractional_bits]
+    return canonical.digest("deployment", canonical.encode(parts))
 
 
 @register

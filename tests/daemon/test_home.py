@@ -14,7 +14,7 @@ import pytest
 from finode import config, errors
 from finode.config import Config
 from finode.daemon import home as homes
-from finode.daemon.home import dealer_secret, init_home, is_fresh, lock_home, render_config, write_api_address
+from finode.daemon.home import init_home, is_fresh, lock_home, node_secret, render_config, write_api_address
 from finode.identity import Identity
 from finode.net.roster import load_roster
 
@@ -39,12 +39,12 @@ def test_init_makes_a_private_home(tmp_path: Path) -> None:
     assert not is_fresh(home)
     assert mode(home) == 0o700
     assert mode(home / "identity.key") == 0o600
-    assert mode(home / "dealer.secret") == 0o600
+    assert mode(home / "node.secret") == 0o600
     assert mode(home / "finode.toml") == 0o600
     assert Identity.load(home / "identity.key").peer_id == identity.peer_id
     assert load_roster(home / "roster.toml") == {identity.peer_id: 'Clinic "North"'}
     assert config.load(home).node.organization == 'Clinic "North"'
-    assert len(dealer_secret(home)) == 32
+    assert len(node_secret(home)) == 32
 
 
 def test_an_organization_without_a_name_gets_one_of_its_own(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_an_organization_without_a_name_gets_one_of_its_own(tmp_path: Path) -> N
     assert config.load(tmp_path / "a").node.organization == name
 
 
-@pytest.mark.parametrize("name", ["identity.key", "finode.toml", "roster.toml", "dealer.secret"])
+@pytest.mark.parametrize("name", ["identity.key", "finode.toml", "roster.toml", "node.secret"])
 def test_init_never_overwrites(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"mine")
 
@@ -120,17 +120,17 @@ def test_every_setting_says_why() -> None:
 
 
 def test_a_dealers_secret_open_to_others_or_torn_is_refused(tmp_path: Path) -> None:
-    secret = dealer_secret(tmp_path)
-    assert dealer_secret(tmp_path) == secret
-    path = tmp_path / "dealer.secret"
+    secret = node_secret(tmp_path)
+    assert node_secret(tmp_path) == secret
+    path = tmp_path / "node.secret"
 
     path.chmod(0o640)
     with pytest.raises(errors.ConfigError, match="can be read by others"):
-        dealer_secret(tmp_path)
+        node_secret(tmp_path)
     path.chmod(0o600)
     path.write_bytes(secret[:7])
     with pytest.raises(errors.ConfigError, match="7 bytes"):
-        dealer_secret(tmp_path)
+        node_secret(tmp_path)
 
 
 def test_a_second_daemon_on_a_home_is_refused_by_name(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
 from finode.errors import ConfigError
@@ -76,6 +78,15 @@ def test_what_cannot_be_dialed_is_no_address(address: str) -> None:
     assert parse(address) is None
     with pytest.raises(ConfigError, match=r"network\.listen"):
         check(address, "listen")
+
+
+@given(
+    st.text(max_size=60)
+    | st.lists(st.sampled_from(["ip4", "dns", "tcp", "p2p", "1.2.3.4", "70000", "", "-1"])).map("/".join)
+)
+def test_whatever_a_peer_says_of_its_addresses_raises_nothing(text: str) -> None:
+    for address in (text, f"/{text}", f"/dns/{text}/tcp/1"):
+        AddressBook().announce(SMALL, (address,))
 
 
 def test_a_peer_is_split_off() -> None:

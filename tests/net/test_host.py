@@ -233,7 +233,7 @@ async def test_who_cannot_be_reached_is_named_within_the_deadline(open_node: Ope
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_at = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}/p2p/{TWO.peer_id}"
         async with open_node(ONE, ROSTER, bootstrap=[silent_at]) as one:
-            with pytest.raises(PeerTimeout, match="within 0.5 s") as caught:
+            with pytest.raises(PeerTimeout, match=r"within 0\.5 s") as caught:
                 await one.open(TWO.peer_id, session.PROTOCOL, timeout_s=0.5)
             assert caught.value.peer == TWO.peer_id
             with pytest.raises(PeerUnreachable, match="no address"):
@@ -248,7 +248,7 @@ async def test_what_is_wrong_with_the_addresses_is_said_at_once(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}"
-        with pytest.raises(ConfigError, match="cannot listen on .*Address already in use"):
+        with pytest.raises(ConfigError, match=r"cannot listen on .*Address already in use"):
             async with open_node(ONE, ROSTER, listen=[where]):
                 raise AssertionError("it started on a taken port")
     for settings, message in (
@@ -264,7 +264,7 @@ async def test_what_is_wrong_with_the_addresses_is_said_at_once(
 async def test_an_error_in_the_block_comes_out_as_it_is_and_the_exit_is_quick(open_node: OpenNode) -> None:
     async with open_node(ONE, ROSTER) as one:
         one.serve(session.PROTOCOL, echo)
-        with pytest.raises(KeyError, match="from the block"):
+        with pytest.raises(KeyError, match="from the block"):  # noqa: PT012 - the whole block is meant
             async with open_node(TWO, ROSTER, bootstrap=[bootstrap(one)]) as two:
                 await two.open(ONE.peer_id, session.PROTOCOL, timeout_s=5)
                 began = trio.current_time()
@@ -283,3 +283,43 @@ async def test_an_error_in_the_block_comes_out_as_it_is_and_the_exit_is_quick(op
                 nursery.start_soon(run)
                 await started.wait()
                 nursery.cancel_scope.cancel()
+
+
+async def test_bulk_shares_the_connection_with_a_peer_that_cannot_be_dialed(
+    open_node: OpenNode, events: list[str]
+) -> None:
+    async def take(stream: Stream) -> None:
+        await stream.send_raw(len(await stream.receive_bulk(MIB, timeout_s=10)).to_bytes(4, "big"))
+
+    async with (
+        open_node(ONE, ROSTER) as one,
+        open_node(TWO, ROSTER, bootstrap=[bootstrap(one)], announce=["/ip4/127.0.0.1/tcp/1"]) as two,
+    ):
+        two.serve(shares.PROTOCOL, take)
+        await until(lambda: one.states()[TWO.peer_id].record is not None, within_s=5)
+        for _ in range(2):
+            stream = await one.open(TWO.peer_id, shares.PROTOCOL, timeout_s=5)
+            await stream.send_bulk(bytes(MIB))
+            assert await stream.receive_raw(4, timeout_s=10) == MIB.to_bytes(4, "big")
+        assert events.count("no_bulk_connection") == 1
+
+
+async def test_inbound_connections_are_counted_while_they_last(
+    open_node: OpenNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finode.net.hardening.MAX_INBOUND", 3)
+    monkeypatch.setattr("finode.net.hardening.MAX_HANDSHAKES_PER_HOST", 2)
+    async with open_node(ONE, ROSTER) as one:
+        port = int(one.addresses[0].rsplit("/", 1)[1])
+        for _ in range(10):
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+        idle = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(3)]
+        # Two are shaking hands, which is all that one host may do at once: the third is turned away.
+        with trio.fail_after(5):
+            while await idle[2].receive_some(1024):
+                pass
+        for stream in idle:
+            await stream.aclose()
+        for _ in range(5):
+            async with open_node(TWO, ROSTER, bootstrap=[bootstrap(one)]) as two:
+                await until(lambda: two.states()[ONE.peer_id].connected, within_s=10)

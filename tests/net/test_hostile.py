@@ -60,7 +60,7 @@ async def test_an_attacked_node_keeps_serving_and_lets_nobody_in(open_node: Open
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(honest_session)
-                with trio.fail_after(60):
+                with trio.fail_after(90):
                     results = await attack(
                         node.addresses[0],
                         node.peer_id,

@@ -11,7 +11,7 @@ from finode.errors import ConfigError
 from finode.identity import Identity
 from finode.net.roster import Roster, add_peer, load_roster, remove_peer, start_roster, write_roster
 
-ONE, TWO = (Identity.generate().peer_id for _ in range(2))
+ONE, TWO = (Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2))  # test ids must not change
 
 
 @pytest.fixture

@@ -55,7 +55,12 @@ def test_a_share_is_kept_privately_and_found_again_after_a_restart(tmp_path: Pat
     assert again.share_path(deployment.id).read_bytes() == share
     assert again.share_path(deployment.id).stat().st_mode & 0o777 == 0o600
     assert again.share_path(deployment.id).parent.stat().st_mode & 0o777 == 0o700
-    assert not again.is_open(deployment.id)
+    assert not again.is_open(deployment.id, b"mask")
+    again.opened_path(deployment.id, b"mask").touch()
+    assert again.is_open(deployment.id, b"mask")
+    assert not again.is_open(deployment.id, b"another mask")
+    again.forget_opened(deployment.id)
+    assert not again.is_open(deployment.id, b"mask")
 
 
 def test_a_share_of_the_wrong_digest_names_its_owner_and_is_not_kept(tmp_path: Path) -> None:

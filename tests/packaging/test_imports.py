@@ -1,15 +1,25 @@
-"""What is imported when: torch only in workers, libp2p only in the daemon, so that commands and daemons start at once."""
+"""What is imported when: torch in workers only, libp2p in the daemon only, so that everything else starts at once."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
 HEAVY = ("torch", "libp2p", "sklearn", "onnxscript")
+
+
+@pytest.mark.parametrize("name", ["cli", "testnet"])
+def test_tools_that_read_the_tree_see_what_is_installed(name: str) -> None:
+    checkout = Path(__file__).parents[2]
+    link = checkout / "finode" / name
+
+    assert link.is_symlink(), f"mypy and import-linter do not see finode.{name}: git checkout {link}"
+    assert link.resolve() == checkout / name
 
 
 def imported_by(code: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from finode.errors import InputError, LocalError, LocalProtocolError, RemoteProtocolError
 from finode.smpc import sharing
 from finode.smpc.engine import Engine, Exchange
-from finode.smpc.native import NativeEngine, zero_share
+from finode.smpc.native import CHUNK_BYTES, NativeEngine, zero_share
 from finode.smpc.randomness import fresh_seed
 from finode.smpc.weights import masked_weights
 from tests.smpc import models
@@ -53,13 +54,17 @@ def test_a_bundle_is_a_seed_each_and_corrections_for_the_last_party(committee: C
     assert repr(committee.dealing).count("bytes") == 1  # only the number of them is shown
 
 
-def test_dealing_is_streamed(committee: Committee) -> None:
-    dealing = NativeEngine().deal(committee.program, fresh_seed())
+def test_dealing_is_streamed_in_chunks() -> None:
+    program = models.program_of([models.small_cnn(0)], batch=16)
+    dealing = NativeEngine().deal(program, fresh_seed())
 
-    sizes = [len(memoryview(chunk)) for chunk in dealing.corrections]
+    sizes = [len(memoryview(chunk).cast("B")) for chunk in dealing.corrections]
 
-    assert len(sizes) > 20
     assert sum(sizes) == dealing.correction_bytes
+    assert len(sizes) >= 5
+    # Small pieces are gathered, and what is large is not.
+    assert all(a + b > CHUNK_BYTES for a, b in pairwise(sizes))
+    assert max(sizes) < dealing.correction_bytes / 2
 
 
 def test_a_run_answers_and_every_frame_is_as_large_as_announced(committee: Committee) -> None:

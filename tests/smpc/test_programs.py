@@ -105,7 +105,7 @@ def test_an_ensemble_takes_the_rounds_of_its_deepest_model_plus_the_vote() -> No
     assert together == alone["deep"]
 
 
-def test_five_lenets_take_29_rounds_and_under_8_mb() -> None:
+def test_a_bundle_of_five_lenets_is_under_5_mb() -> None:
     program = models.program_of([models.lenet(seed) for seed in range(5)])
 
     assert NativeEngine().correction_bytes(program) < 5_000_000
@@ -225,7 +225,7 @@ def test_programs_that_cannot_be_computed_are_refused_by_name() -> None:
         ({"plans": (wide,)}, ModelError, r"2\^40"),
     ):
         with pytest.raises(error, match=problem):
-            lower(replace(good, **changes))  # type: ignore[arg-type]
+            lower(replace(good, **changes))
     other = models.program_of([models.mlp(0), models.mlp(1, classes=7)])
     with pytest.raises(ModelError, match="classes"):
         lower(other)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -125,3 +128,12 @@ def test_shares_that_add_up_to_nothing_sensible_are_no_answer() -> None:
         program = models.program_of([models.mlp(0, 3)], reveal=reveal)
         with pytest.raises(RemoteProtocolError, match="add up"):
             sharing.reconstruct(program, _shares(row))
+
+
+@pytest.mark.slow
+def test_owners_and_queriers_need_no_torch() -> None:
+    loaded = "import sys, finode.smpc.sharing, finode.smpc.engine, finode.smpc.plan; print('torch' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "False"

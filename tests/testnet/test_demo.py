@@ -6,13 +6,17 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from finode.client import Answer, CommitteeView, Timings, Traffic
+from finode.errors import DaemonUnavailable, FinodeError
+from finode.testnet import commands
 from finode.testnet.demo import Asked, DemoResult, compare
 from finode.testnet.digits import DigitsFederation, TrainedModel
 from finode.testnet.report import BarScreen, PlainScreen, demo_json, describe_agreement, open_screen, print_demo
@@ -130,6 +134,37 @@ def test_progress_is_lines_in_a_pipe_and_bars_on_a_terminal() -> None:
         screen.step("query", "rounds", 3, 3)
     assert isinstance(terminal.file, io.StringIO)
     assert "3/3" in terminal.file.getvalue()
+
+
+def test_an_answer_that_is_not_the_plaintext_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = result()
+    wrong = compare(PLAINTEXT, LABELS, PLAINTEXT, np.array([2, 0]))
+
+    async def run_demo(*_: object, **__: object) -> DemoResult:
+        return replace(found, queries=(found.queries[0], replace(found.queries[1], agreement=wrong)))
+
+    monkeypatch.setattr("finode.testnet.demo.run_demo", run_demo)
+    ran = CliRunner().invoke(commands.testnet, ["demo", "--seed", "4", "--json"])
+
+    assert json.loads(ran.stdout)["holds"] is False
+    assert isinstance(ran.exception, FinodeError)
+    assert "is not the plaintext one: 1 of 2 labels" in ran.exception.message
+    assert "--seed 4" in ran.exception.hint
+
+
+def test_a_demo_that_fails_keeps_its_logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def run_demo(directory: Path, **_: object) -> DemoResult:
+        (directory / "log").write_text("why")
+        raise DaemonUnavailable("a node ended")
+
+    monkeypatch.setattr("finode.testnet.demo.run_demo", run_demo)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ran = CliRunner().invoke(commands.testnet, ["demo"])
+
+    (kept,) = tmp_path.iterdir()
+    assert (kept / "log").read_text() == "why"
+    assert str(kept) in ran.stderr
+    assert isinstance(ran.exception, DaemonUnavailable)
 
 
 @pytest.mark.slow

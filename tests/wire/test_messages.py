@@ -233,6 +233,7 @@ def test_the_committees_id_covers_every_field_of_the_terms() -> None:
         "reveal": committee.Reveal.LABEL,
         "service_digest": bytes(32),
         "nonce": bytes([1] * 16),
+        "fractional_bits": 15,
     }
     for field in dataclasses.fields(TERMS):
         value = getattr(TERMS, field.name)
@@ -244,12 +245,18 @@ def test_the_committees_id_covers_every_field_of_the_terms() -> None:
 
 def test_a_deployment_is_of_a_model_its_ordered_parties_and_its_dealer() -> None:
     parties = TERMS.parties
-    first = deployment_id(MODEL.version, parties, TERMS.dealer)
+    first = deployment_id(MODEL.version, parties, TERMS.dealer, TERMS.engine, TERMS.fractional_bits)
 
     assert TERMS.deployment_id(MODEL) == first
-    assert deployment_id(MODEL.version, parties[::-1], TERMS.dealer) != first
-    assert deployment_id(MODEL.version, parties, OWNER.peer_id) != first
-    assert deployment_id(bytes([1] * 32), parties, TERMS.dealer) != first
+    others = [
+        deployment_id(MODEL.version, parties[::-1], TERMS.dealer, TERMS.engine, TERMS.fractional_bits),
+        deployment_id(MODEL.version, parties, OWNER.peer_id, TERMS.engine, TERMS.fractional_bits),
+        deployment_id(bytes([1] * 32), parties, TERMS.dealer, TERMS.engine, TERMS.fractional_bits),
+        # One mask for two encodings of the same weights would show the weights.
+        deployment_id(MODEL.version, parties, TERMS.dealer, TERMS.engine, TERMS.fractional_bits + 1),
+        deployment_id(MODEL.version, parties, TERMS.dealer, "another", TERMS.fractional_bits),
+    ]
+    assert len({first, *others}) == 1 + len(others)
 
 
 def test_models_of_a_service_agree_on_everything_in_its_spec() -> None:
