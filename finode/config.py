@@ -168,6 +168,7 @@ class PartySection(Section):
     deployment_space_mb: int = Field(
         default=4096, ge=1, description="disk for weight shares; the least recently used go first"
     )
+    max_batch: int = Field(default=256, ge=1, le=4096, description="most inputs of one session")
     price: int = Field(default=0, ge=0, description="micro-credits per input")
 
 

@@ -51,10 +51,14 @@ class _Open:
     membership: Membership
     querier: PeerId
     lapses_ms: int
+    expires_ms: int
 
 
 class Desk:
-    """All memberships of one node. `view` is called for each proposal, so that it is what the node knows then."""
+    """All memberships of one node. `view` is called for each proposal, so that it is what the node knows then.
+
+    `since_ms` is when this node started: it refuses terms made before, of which it may have forgotten the end.
+    """
 
     def __init__(
         self,
@@ -63,12 +67,15 @@ class Desk:
         book: CommitteeBook,
         *,
         seal_wait_ms: int = SEAL_WAIT_MS,
+        since_ms: int = 0,
     ) -> None:
         self._identity = identity
         self._view = view
         self._book = book
         self._seal_wait_ms = seal_wait_ms
+        self._since_ms = since_ms
         self._open: dict[CommitteeId, _Open] = {}
+        self._over: dict[CommitteeId, int] = {}
 
     @property
     def book(self) -> CommitteeBook:
@@ -96,6 +103,7 @@ class Desk:
 
     def tick(self, now_ms: int) -> Outcome:
         """End what has expired or was not sealed in time; call it every second or so."""
+        self._over = {identifier: expires for identifier, expires in self._over.items() if expires > now_ms}
         due = [identifier for identifier, entry in self._open.items() if now_ms >= entry.lapses_ms]
         ended = [end for identifier in due for end in self._apply(identifier, Lapsed(), now_ms).ended]
         return Outcome(ended=tuple(ended))
@@ -120,6 +128,11 @@ class Desk:
 
     def _propose(self, peer: PeerId, message: Propose, identifier: CommitteeId, now_ms: int) -> Outcome:
         view = self._view()
+        if identifier in self._over or (identifier not in self._open and message.terms.created_ms < self._since_ms):
+            # An owner's signature on these terms is still out there: with it, each new seal would bring a new quota
+            # that the owner never counted. What ended, or was made before this node can remember, stays ended.
+            detail = "these terms ended here, or were made before this node started: propose new ones"
+            return Outcome(reply=Refuse(committee=identifier, reason=RefusalReason.EXPIRED, detail=detail))
         if identifier not in self._open:
             crowd = sum(entry.querier == peer for entry in self._open.values())
             if crowd >= MOST_OF_ONE_QUERIER:
@@ -132,7 +145,7 @@ class Desk:
                     )
                 )
             lapses_ms = min(now_ms + self._seal_wait_ms, message.terms.expires_ms)
-            self._open[identifier] = _Open(Membership(self._identity), peer, lapses_ms)
+            self._open[identifier] = _Open(Membership(self._identity), peer, lapses_ms, message.terms.expires_ms)
         try:
             return self._apply(identifier, Proposed(peer, message, view), now_ms)
         finally:
@@ -160,6 +173,7 @@ class Desk:
                     self._book.add(committee)
                     entry.lapses_ms = committee.terms.expires_ms
                 case End(committee=gone):
+                    self._over[gone] = entry.expires_ms
                     self._book.drop(gone)
                     ended.append(action)
                 case SendDissolve():

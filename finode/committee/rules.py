@@ -6,6 +6,7 @@ roster, the organizations, then the member's own seats (role, engine, price, siz
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -20,6 +21,8 @@ CLOCK_SKEW_MS = 60_000
 """Terms made this far in our future are still taken: clocks of honest nodes differ, seconds with NTP."""
 LONGEST_LIFETIME_MS = 25 * 3600 * 1000
 """A day, which is the most that a querier can configure, and an hour for clocks."""
+MOST_INPUT_BYTES = 512 << 20
+"""A share of the largest input that terms may foresee: 400 images of 3x224x224."""
 PROFILES = ("latency", "throughput")
 
 
@@ -119,6 +122,10 @@ def _seat_objection(terms: Terms, view: MemberView) -> Objection | None:
         )
     if terms.max_batch > view.max_batch:
         return Objection(RefusalReason.BATCH_TOO_LARGE, str(terms.max_batch), f"at most {view.max_batch} here")
+    share_bytes = 8 * terms.max_batch * math.prod(terms.input_shape)
+    if share_bytes > MOST_INPUT_BYTES:
+        detail = f"{share_bytes} bytes of input, at most {MOST_INPUT_BYTES}"
+        return Objection(RefusalReason.BATCH_TOO_LARGE, str(terms.max_batch), detail)
     for role in computing:
         offered, asked = (
             (terms.party_price, view.party_price) if role is Role.PARTY else (terms.dealer_price, view.dealer_price)

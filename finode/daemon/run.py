@@ -66,18 +66,24 @@ async def _main(config: Config, identity: Identity, secret: NodeSecret, log: Fil
                     addresses=node.status().addresses,
                     api=bound,
                 )
-                await _until_stopped(signals, node, log)
+                await _until_stopped(signals, node, nursery, log)
             nursery.cancel_scope.cancel()
     log.info("stopped")
 
 
-async def _until_stopped(signals: AsyncIterator[int], node: Node, log: FilteringBoundLogger) -> None:
+async def _until_stopped(
+    signals: AsyncIterator[int], node: Node, nursery: trio.Nursery, log: FilteringBoundLogger
+) -> None:
     async for number in signals:
         if number == signal.SIGHUP:
-            try:
-                await node.reload()
-            except FinodeError as error:
-                log.error("reload failed; the old roster and models stay", error=str(error))
+            nursery.start_soon(_reload, node, log)
             continue
         log.info("stopping", signal=signal.Signals(number).name)
         return
+
+
+async def _reload(node: Node, log: FilteringBoundLogger) -> None:
+    try:
+        await node.reload()
+    except FinodeError as error:
+        log.error("reload failed; the old roster and models stay", error=str(error))

@@ -18,6 +18,9 @@ import msgpack
 import trio
 
 Buffer = bytes | bytearray | memoryview
+STALLED_S = 60.0
+"""A worker reads whenever it does not compute; longer than any one computation it is dead. Closing the channel ends a
+send at once, so this does not hold up a shutdown."""
 _LENGTH = struct.Struct(">I")
 
 
@@ -84,16 +87,22 @@ class AsyncChannel:
         self._sending = trio.Lock()
 
     async def send(self, envelope: Envelope) -> None:
-        """Send one envelope; raise `trio.BrokenResourceError` when the worker is gone.
+        """Send one envelope; raise `trio.BrokenResourceError` when the worker is gone or takes nothing.
 
         A send that has begun is finished even when it is cancelled: half an envelope would cost every session of the
-        worker.
+        worker. A worker that does not read on for `STALLED_S` is as good as dead.
         """
         async with self._sending:
-            with trio.CancelScope(shield=True):
-                await self._stream.send_all(_pack(envelope))
-                for part in envelope.parts:
-                    await self._stream.send_all(memoryview(part))
+            try:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + STALLED_S) as scope:
+                    await self._stream.send_all(_pack(envelope))
+                    for part in envelope.parts:
+                        await self._stream.send_all(memoryview(part))
+            except trio.ClosedResourceError:
+                raise trio.BrokenResourceError from None
+            if scope.cancelled_caught:
+                await trio.aclose_forcefully(self._stream)
+                raise trio.BrokenResourceError
 
     async def receive(self) -> Envelope | None:
         """Return the next envelope, None at the end of the channel."""

@@ -139,7 +139,9 @@ class DealerRole:
                     correction_bytes=correction_bytes if index == last else 0,
                 )
                 calls.append(partial(self._give, peer, offer, run, worker))
-            return await together(calls)
+            # The last party's corrections first: the others would begin round 0 and wait for it under a deadline.
+            to_last = await calls[-1]()
+            return [*await together(calls[:-1]), to_last]
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(1.0):
                 await worker.post({"kind": "drop", "run": run})

@@ -64,6 +64,7 @@ class DeploymentStore:
         self._space_bytes = space_mb * MIB
         self._kept: dict[bytes, Deployment] = {}
         self._in_use: dict[bytes, int] = {}
+        self._verified: set[bytes] = set()
         self._changed = trio.Event()
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in sorted(self._root.iterdir(), key=lambda path: path.stat().st_mtime):
@@ -109,10 +110,11 @@ class DeploymentStore:
         """Whether the masked weights were opened already under this mask."""
         return self.opened_path(deployment, mask_seed).exists()
 
-    def forget_opened(self, deployment: bytes) -> None:
-        """Remove constants of earlier masks: they are of no use any more."""
+    def forget_opened(self, deployment: bytes, mask_seed: bytes) -> None:
+        """Remove constants of other masks than this one: they are of no use any more."""
         for path in (self._root / deployment.hex()).glob("opened-*.bin"):
-            path.unlink(missing_ok=True)
+            if path != self.opened_path(deployment, mask_seed):
+                path.unlink(missing_ok=True)
 
     def make_room(self, plan: Plan) -> None:
         """Drop the least recently used deployments until one of `plan` fits.
@@ -136,7 +138,14 @@ class DeploymentStore:
         return sum(16 * _share_elements(deployment.plan) for deployment in self._kept.values())
 
     def add(self, deployment: Deployment, share: bytes | bytearray) -> None:
-        """Keep a share that arrived whole.
+        """Keep a share that arrived whole: `write`, then `enter`."""
+        self.drop(deployment.id)
+        self.make_room(deployment.plan)
+        self.write(deployment, share)
+        self.enter(deployment)
+
+    def write(self, deployment: Deployment, share: bytes | bytearray) -> None:
+        """Write a share's files; may run in a thread of its own, for it leaves the bookkeeping alone.
 
         Raises `RemoteProtocolError` naming the owner when the digest differs, `StorageFull` when it does not fit.
         """
@@ -145,8 +154,6 @@ class DeploymentStore:
                 f"the share of model {deployment.version.hex()[:12]} from {deployment.owner} has the wrong digest",
                 peer=deployment.owner,
             )
-        self.drop(deployment.id)
-        self.make_room(deployment.plan)
         directory = self._root / deployment.id.hex()
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
@@ -155,7 +162,29 @@ class DeploymentStore:
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
             raise StorageFull(f"cannot keep a deployment in {directory}: {error.strerror}") from None
+
+    def enter(self, deployment: Deployment) -> None:
+        """Count a deployment whose files are written as kept, and wake those who wait for it."""
         self._kept[deployment.id] = deployment
+        self._verified.add(deployment.id)
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    def in_use(self, deployment: bytes) -> bool:
+        return bool(self._in_use.get(deployment))
+
+    def verify(self, deployment: bytes) -> bool:
+        """Whether the share on disk still has its digest; read once after a start. May run in a thread of its own."""
+        if deployment not in self._verified:
+            kept = self._kept.get(deployment)
+            try:
+                whole = kept is not None and share_digest(self.share_path(deployment).read_bytes()) == kept.share_digest
+            except OSError:
+                whole = False
+            if not whole:
+                return False
+            self._verified.add(deployment)
+        return True
 
     def touch(self, deployment: bytes) -> None:
         """Mark a deployment as the most recently used."""
@@ -178,6 +207,7 @@ class DeploymentStore:
     def drop(self, deployment: bytes) -> None:
         """Forget a deployment and remove its files."""
         self._kept.pop(deployment, None)
+        self._verified.discard(deployment)
         shutil.rmtree(self._root / deployment.hex(), ignore_errors=True)
 
     def withdraw(self, owner: PeerId, offered: frozenset[bytes]) -> int:
@@ -186,11 +216,6 @@ class DeploymentStore:
         for key in gone:
             self.drop(key)
         return len(gone)
-
-    def announce(self) -> None:
-        """Wake those who wait for a deployment. Call it on the trio thread after `add`."""
-        changed, self._changed = self._changed, trio.Event()
-        changed.set()
 
     async def wait_for(self, deployment: bytes) -> None:
         """Wait until a deployment is kept."""

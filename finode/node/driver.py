@@ -13,10 +13,13 @@ from finode.errors import RemoteProtocolError
 from finode.identity import PeerId
 from finode.node.channel import Buffer, Envelope
 from finode.node.inbox import Inbox
-from finode.node.lanes import Lane
+from finode.node.lanes import Lane, transfer_timeout_s
 from finode.node.pool import WorkerProcess
 from finode.node.tasks import together
 from finode.wire.session import ROUND_HEADER
+
+STEP_TIMEOUT_S = 60.0
+"""Longest computation between two rounds. The other parties wait for less; this one ends a worker that is frozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class RunDriver:
         gathered: dict[int, bytearray] = {}
 
         async def gather() -> None:
-            gathered.update(await self.inbox.gather(round, expected_bytes, self.round_timeout_s))
+            timeout_s = transfer_timeout_s(expected_bytes, self.round_timeout_s)
+            gathered.update(await self.inbox.gather(round, expected_bytes, timeout_s))
 
         async def send(party: int, frame: Buffer) -> None:
             await self.lanes[party].send_round(self.run, round, frame)
@@ -85,7 +89,7 @@ class RunDriver:
 
     async def _request(self, header: dict[str, Any], parts: Sequence[Buffer]) -> Envelope:
         try:
-            return await self.worker.request(header, parts)
+            return await self.worker.request(header, parts, timeout_s=STEP_TIMEOUT_S)
         except RemoteProtocolError as error:
             if error.peer.isdigit():  # the engine knows parties by their index alone
                 raise RemoteProtocolError(error.message, peer=self.parties[int(error.peer)]) from None

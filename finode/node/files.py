@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 Buffer = bytes | bytearray | memoryview
@@ -10,8 +11,8 @@ Buffer = bytes | bytearray | memoryview
 
 def write_private(path: Path, data: Buffer) -> None:
     """Write `data` to `path` with mode 0600, whole or not at all."""
-    scratch = path.with_suffix(path.suffix + ".part")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")  # two writers must not share one
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -189,7 +189,7 @@ class NodeService(Protocol):
         """Agree on a committee, run the query and return the answer. Cancelling the call cancels the session."""
 
     def ready(self) -> bool:
-        """Whether the node listens and its workers are warm."""
+        """Whether the node listens. Its workers may still be warming (`status`): a session then waits for one."""
 
     def status(self) -> StatusView: ...
 

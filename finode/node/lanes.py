@@ -23,17 +23,27 @@ from finode.identity import PeerId
 from finode.net.interface import Buffer, Network, Stream
 from finode.node.inbox import Inbox
 from finode.node.tasks import together
-from finode.node.verdicts import verdict_of
+from finode.node.verdicts import VerdictReached, verdict_of
 from finode.wire.session import KEY_BYTES, PROTOCOL, ROUND_HEADER, JoinLane, LaneJoined
-from finode.wire.shares import Failed, Verdict
+from finode.wire.shares import Failed, Fault, Verdict
 
 MAX_EARLY_RUNS = 32
 """Runs whose first frame may arrive before the querier's message that starts them here."""
 QUEUED_FRAMES = 8
 """Frames that wait for a lane's writer: about one for each session that shares it."""
 TELL_TIMEOUT_S = 1.0
+PATIENCE_S = 10.0
+SLOWEST_LINK_BYTES_PER_S = 500_000
+"""4 Mbit/s: a link that is slower is a fault, not a link."""
+EARLY_BYTES = 64 << 20
+"""What frames of runs that have not begun here may take, on all lanes of a committee together."""
 RECENT_RUNS = 4096
 """Run ids remembered, so that a late frame of an ended run is dropped and an id is never used again."""
+
+
+def transfer_timeout_s(size: int, patience_s: float = PATIENCE_S) -> float:
+    """Return how long `size` bytes may take: the patience, and what they need on the slowest link that is served."""
+    return patience_s + size / SLOWEST_LINK_BYTES_PER_S
 
 
 @dataclass(slots=True)
@@ -74,7 +84,7 @@ class Lane:
                 if isinstance(item, Failed):
                     await self.stream.send(item)
                 else:
-                    await self.stream.send_raw(item)
+                    await self.stream.send_raw(item, timeout_s=transfer_timeout_s(len(item)))
 
     def shut(self) -> None:
         """Wake those who wait to send: nothing goes over this lane any more."""
@@ -111,6 +121,7 @@ class LaneSet:
         self._opening = trio.Lock()
         self._inboxes: dict[bytes, Inbox] = {}
         self._early: OrderedDict[bytes, list[tuple[int, int, bytearray]]] = OrderedDict()
+        self._failed: OrderedDict[bytes, Verdict] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
 
     async def connect(self) -> dict[int, Lane]:
@@ -143,9 +154,11 @@ class LaneSet:
         except BaseException:
             await stream.reset()
             raise
-        if not isinstance(reply, LaneJoined):
-            raise RemoteProtocolError(f"party {j} refused its lane", peer=stream.peer)
-        if reply.committee != self._committee:
+        if isinstance(reply, Failed):
+            await stream.close()
+            raise VerdictReached(reply.verdict)
+        if not isinstance(reply, LaneJoined) or reply.committee != self._committee:
+            await stream.reset()
             raise RemoteProtocolError(f"party {j} joined a lane of another committee", peer=stream.peer)
         self._nursery.start_soon(self._pump, self._add(stream, j, half + reply.key))
 
@@ -188,10 +201,21 @@ class LaneSet:
         if (inbox := self._inboxes.get(run)) is not None:
             inbox.put(party, round, frame)
         elif run not in self._ended:
-            waiting = self._early.setdefault(run, [])
-            waiting.append((party, round, frame))
-            if len(waiting) > len(self._parties) or len(self._early) > MAX_EARLY_RUNS:
-                self._early.popitem(last=False)
+            self._keep_early(party, run, round, frame)
+
+    def _keep_early(self, party: int, run: bytes, round: int, frame: bytearray) -> None:
+        """Keep a frame of a run that has not begun here. A party can only be at its first round then."""
+        waiting = self._early.get(run, [])
+        if round != 0 or any(sender == party for sender, _, _ in waiting):
+            raise RemoteProtocolError(f"party {party} is ahead in a run that has not begun", peer=self._parties[party])
+        kept = sum(len(data) for frames in self._early.values() for _, _, data in frames)
+        if (run not in self._early and len(self._early) >= MAX_EARLY_RUNS) or kept + len(
+            frame
+        ) > EARLY_BYTES + self._frame_limit:
+            raise RemoteProtocolError(
+                f"party {party} sends frames of runs that nobody began", peer=self._parties[party]
+            )
+        self._early.setdefault(run, []).append((party, round, frame))
 
     def _lose(self, lane: Lane, error: FinodeError) -> None:
         lane.shut()
@@ -207,6 +231,8 @@ class LaneSet:
         if run in self._ended or run in self._inboxes:
             raise RemoteProtocolError("a session id came a second time")
         inbox = self._inboxes[run] = Inbox(self._parties, self._index)
+        if (verdict := self._failed.pop(run, None)) is not None:
+            inbox.fail(verdict)
         for party, round, frame in self._early.pop(run, []):
             inbox.put(party, round, frame)
         return inbox
@@ -219,6 +245,7 @@ class LaneSet:
         """Forget a run that ended here."""
         self._inboxes.pop(run, None)
         self._early.pop(run, None)
+        self._failed.pop(run, None)
         self._ended[run] = None
         while len(self._ended) > RECENT_RUNS:
             self._ended.popitem(last=False)
@@ -227,8 +254,11 @@ class LaneSet:
         """End a run here with another member's verdict; one that has not begun here will not begin."""
         if (inbox := self._inboxes.get(run)) is not None:
             inbox.fail(verdict)
-        else:
+        elif run not in self._ended:
             self._early.pop(run, None)
+            self._failed[run] = verdict
+            while len(self._failed) > MAX_EARLY_RUNS:
+                self._failed.popitem(last=False)
 
     async def tell(self, run: bytes, verdict: Verdict) -> None:
         """Tell all other parties that a run ended; those that cannot be told will notice by themselves."""
@@ -237,7 +267,10 @@ class LaneSet:
                 await lane.tell(run, verdict)
 
     async def close(self) -> None:
-        """Close all lanes: the committee is over."""
+        """Close all lanes: the committee is over, and so is whatever still ran on it."""
+        over = Verdict(culprit="", round=-1, fault=Fault.NOT_SEALED, detail="the committee ended")
+        for inbox in self._inboxes.values():
+            inbox.fail(over)
         lanes, self._lanes = self._lanes, {}
         for lane in lanes.values():
             lane.shut()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 
 import trio
 
 from finode.config import Config
-from finode.errors import FinodeError, RemoteError, RemoteProtocolError
+from finode.errors import FinodeError, LocalProtocolError, RemoteError, RemoteProtocolError
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.verdicts import VerdictReached, verdict_of
@@ -21,6 +21,7 @@ from finode.wire.shares import (
     Fault,
     HandOut,
     Meter,
+    Phase,
     Prepare,
     Prepared,
     SessionProgress,
@@ -29,6 +30,8 @@ from finode.wire.shares import (
     Verdict,
 )
 
+NOBODYS = frozenset({Fault.TIMEOUT, Fault.NOT_SEALED})
+"""Faults that need no culprit: a session took longer than its terms allow, or its committee ended."""
 GOODBYE_TIMEOUT_S = 1.0
 """Telling a member why its session ends must not hold up the next attempt."""
 Tell = Callable[..., Awaitable[None]]
@@ -36,15 +39,28 @@ Tell = Callable[..., Awaitable[None]]
 
 @dataclass(slots=True)
 class Story:
-    """Why a session ends early: what the first member that failed says, told to all others."""
+    """Why a session ends early: what the first member that failed says, told to all others.
 
+    `round` is the latest that was heard of, so that the querier's own observation says when it was.
+    """
+
+    own: PeerId
+    members: frozenset[PeerId]
     verdict: Verdict | None = None
+    round: int = -1
 
-    def because(self, error: BaseException, own: PeerId) -> Verdict:
+    def because(self, error: BaseException) -> Verdict:
         """Return the session's verdict after `error`; the first error of a member decides."""
         if self.verdict is None and isinstance(error, FinodeError):
-            self.verdict = verdict_of(error, own)
-        return self.verdict or Verdict(culprit=own, round=-1, fault=Fault.CANCELLED)
+            self.verdict = verdict_of(error, self.own, self.round)
+        return self.verdict or Verdict(culprit=self.own, round=self.round, fault=Fault.CANCELLED)
+
+    def told(self, teller: PeerId, verdict: Verdict) -> VerdictReached:
+        """Return a member's verdict as an error. One that names this node, or no member, is the teller's own fault:
+        a member must not shift blame to whom it likes."""
+        if verdict.culprit not in ("", *self.members) or (not verdict.culprit and verdict.fault not in NOBODYS):
+            verdict = replace(verdict, culprit=teller)
+        return VerdictReached(verdict)
 
 
 class Members:
@@ -54,34 +70,24 @@ class Members:
         self._network = network
         self._config = config
 
-    async def order(self, peer: PeerId, message: HandOut | Prepare) -> None:
+    async def order(self, peer: PeerId, message: HandOut | Prepare, story: Story) -> None:
         """Have an owner hand out its shares, or a party prepare its seat, and wait until it has."""
-        stream = await self._network.open(peer, shares.PROTOCOL, timeout_s=self._config.session.answer_timeout_s)
-        try:
+        async with self._asking(peer, shares.PROTOCOL, message.committee, story) as stream:
             await stream.send(message)
             reply = await stream.receive(Prepared, Failed, timeout_s=2 * self._config.session.deploy_timeout_s)
-        finally:
-            await stream.close()
-        if isinstance(reply, Failed):
-            raise VerdictReached(reply.verdict)
+            if isinstance(reply, Failed):
+                raise story.told(peer, reply.verdict)
 
     async def deal(self, terms: Terms, session: bytes, batch: int, story: Story) -> Dealt:
         """Have the dealer deal for one session, and wait until the parties have their bundles."""
-        timeout_s = self._config.session.answer_timeout_s
-        stream = await self._network.open(terms.dealer, preprocessing.PROTOCOL, timeout_s=timeout_s)
-        try:
+        async with self._asking(terms.dealer, preprocessing.PROTOCOL, session, story) as stream:
             await stream.send(Deal(session=session, committee=terms.committee_id(), batch=batch))
             reply = await stream.receive(Dealt, Failed, timeout_s=self._config.session.deal_timeout_s)
             if isinstance(reply, Failed):
-                raise VerdictReached(reply.verdict)
+                raise story.told(terms.dealer, reply.verdict)
             if not isinstance(reply, Dealt) or reply.session != session:
                 raise RemoteProtocolError("the dealer answered about another session", peer=terms.dealer)
             return reply
-        except BaseException as error:
-            await self._say_why(stream, session, story.because(error, self._network.peer_id))
-            raise
-        finally:
-            await stream.close()
 
     async def compute(
         self,
@@ -93,11 +99,10 @@ class Members:
         story: Story,
     ) -> tuple[bytearray, Meter]:
         """Give one party its share of the input and return its share of the output."""
-        stream = await self._network.open(peer, shares.PROTOCOL, timeout_s=self._config.session.answer_timeout_s)
-        try:
+        async with self._asking(peer, shares.PROTOCOL, start.session, story) as stream:
             await stream.send(start)
             await stream.send_bulk(piece)
-            result = await self._follow(stream, start, tell)
+            result = await self._follow(stream, start, tell, story)
             if result.output_bytes != output_bytes:
                 raise RemoteProtocolError(
                     f"{peer} announces an output share of {result.output_bytes} bytes, {output_bytes} are due",
@@ -105,27 +110,33 @@ class Members:
                 )
             timeout_s = self._config.session.round_timeout_s
             return await stream.receive_bulk(output_bytes, timeout_s=timeout_s), result.meter
+
+    @asynccontextmanager
+    async def _asking(self, peer: PeerId, protocol: str, subject: bytes, story: Story) -> AsyncIterator[Stream]:
+        """Open a stream to a member; when the body fails, tell the member with which verdict."""
+        stream = await self._network.open(peer, protocol, timeout_s=self._config.session.answer_timeout_s)
+        try:
+            yield stream
         except BaseException as error:
-            await self._say_why(stream, start.session, story.because(error, self._network.peer_id))
+            verdict = story.because(error)
+            closed = suppress(RemoteError, LocalProtocolError)
+            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_TIMEOUT_S), closed:
+                await stream.send(Failed(subject=subject, verdict=verdict))
             raise
         finally:
             await stream.close()
 
-    async def _follow(self, stream: Stream, start: StartSession, tell: Tell) -> SessionResult:
+    async def _follow(self, stream: Stream, start: StartSession, tell: Tell, story: Story) -> SessionResult:
         session_s = self._config.querier.deadline_s
         while True:
             message = await stream.receive(SessionProgress, SessionResult, Failed, timeout_s=session_s)
             match message:
                 case Failed(verdict=verdict):
-                    raise VerdictReached(verdict)
+                    raise story.told(stream.peer, verdict)
                 case SessionResult() if message.session == start.session:
                     return message
                 case SessionProgress() if message.session == start.session:
+                    story.round = message.done if message.phase is Phase.ROUNDS else -1
                     await tell(message.phase, message.done, message.total)
                 case _:
                     raise RemoteProtocolError(f"{stream.peer} answered about another session", peer=stream.peer)
-
-    @staticmethod
-    async def _say_why(stream: Stream, session: bytes, verdict: Verdict) -> None:
-        with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_TIMEOUT_S), suppress(RemoteError):
-            await stream.send(Failed(subject=session, verdict=verdict))

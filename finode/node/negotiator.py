@@ -13,7 +13,15 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from finode.committee import negotiation
-from finode.committee.negotiation import Negotiation, SendDissolve, SendPropose, SendSeal, Silent
+from finode.committee.negotiation import (
+    Cancelled,
+    Negotiation,
+    SendDissolve,
+    SendPropose,
+    SendSeal,
+    Silent,
+    State,
+)
 from finode.committee.policy import Candidate, Request
 from finode.committee.sealed import SealedCommittee
 from finode.errors import FinodeError, LocalError, RemoteError
@@ -110,17 +118,33 @@ async def agree(
     outcome: SealedCommittee | FinodeError | None = None
     async with trio.open_nursery() as nursery:
         talk = _Talk(network, nursery, answer_timeout_s)
-        pending = list(machine.start(now_ms()))
-        while outcome is None:
-            outcome = _settle(talk, pending)
-            if outcome is None:
-                peer, heard = await talk.events.receive()
-                pending = _digest(machine, network, peer, heard, log)
-        with trio.CancelScope(shield=True):
+        try:
+            pending = list(machine.start(now_ms()))
+            while outcome is None:
+                outcome = _settle(talk, pending)
+                if outcome is None:
+                    peer, heard = await talk.events.receive()
+                    pending = _digest(machine, network, peer, heard, log)
+        except trio.Cancelled:
+            await _call_off(machine, network)
+            raise
+        finally:
             await talk.close()
     if isinstance(outcome, FinodeError):
         raise outcome
     return outcome, machine
+
+
+async def _call_off(machine: Negotiation, network: Network) -> None:
+    """Tell those who accepted that nothing comes of it: their seats are free at once."""
+    if machine.state not in (State.PROPOSED, State.SEALING):
+        return
+    actions = machine.handle(Cancelled("the query was given up"), now_ms())
+    with trio.CancelScope(shield=True), trio.move_on_after(DISSOLVE_TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            for action in actions:
+                if isinstance(action, SendDissolve):
+                    nursery.start_soon(dissolve, network, action.peer, action.message)
 
 
 def _settle(talk: _Talk, actions: list[negotiation.Action]) -> SealedCommittee | FinodeError | None:

@@ -42,6 +42,7 @@ from finode.node.interface import (
     SessionView,
     StatusView,
 )
+from finode.node.negotiator import now_ms
 from finode.node.owner import OwnerRole
 from finode.node.party import PartyRole
 from finode.node.pool import WorkerPool
@@ -102,9 +103,11 @@ class Node:
         sessions: SessionTable,
         owner: OwnerRole,
         querier: QuerierRole,
+        desk: Desk,
         organization: str,
         log: FilteringBoundLogger,
     ) -> None:
+        self.desk = desk
         self._config = holdings.config
         self._network = network
         self._pool = pool
@@ -135,11 +138,12 @@ class Node:
 
     async def reload(self) -> None:
         """See `NodeService.reload`."""
-        self._network.reload_roster()
         before = self._offering.entries
-        self._offering.entries = await trio.to_thread.run_sync(offered_by, self._registry, self._config)
+        entries = await trio.to_thread.run_sync(offered_by, self._registry, self._config)
+        self._network.reload_roster()
+        self._offering.entries = entries
         self._network.announce()
-        for version in before.keys() - self._offering.entries.keys():
+        for version in before.keys() - entries.keys():
             await self._owner.withdraw(version)
         self._log.info("reloaded", models=len(self._offering.entries))
 
@@ -321,6 +325,7 @@ async def serve_node(
                 engines=ENGINES,
                 capacity=config.node.capacity,
                 in_use=book.seats_in_use,
+                max_batch=config.party.max_batch,
                 party_price=config.party.price,
                 dealer_price=config.dealer.price,
                 shutting_down=reception.stopping,
@@ -334,7 +339,8 @@ async def serve_node(
             record = network.records().get(identity.peer_id)
             return None if record is None else candidate(record, organization=organization, rtt_ms=0.0)
 
-        reception = Reception(network, Desk(identity, view, book), party, dealer, owner, config, log)
+        desk = Desk(identity, view, book, since_ms=now_ms())
+        reception = Reception(network, desk, party, dealer, owner, config, log)
         querier = QuerierRole(network, organization, sessions, own_candidate, config, log)
         reception.open()
         nursery.start_soon(pool.serve)
@@ -342,7 +348,7 @@ async def serve_node(
         nursery.start_soon(_sweep, network, party, holdings.store)
         network.announce()
         try:
-            yield Node(holdings, network, pool, sessions, owner, querier, organization, log)
+            yield Node(holdings, network, pool, sessions, owner, querier, desk, organization, log)
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
                 await reception.stop()

@@ -96,7 +96,9 @@ class OwnerRole:
                     peer=self._network.peer_id,
                     reason="unknown-model",
                 )
-            shares = await trio.to_thread.run_sync(self._share, entry, terms, deployment, limiter=self._sharing)
+            shares = await trio.to_thread.run_sync(
+                self._share, entry, terms, deployment, limiter=self._sharing, abandon_on_cancel=True
+            )
             handout = _Handout(term, deployment, entry.plan.encode(), shares)
             sent += sum(await together([partial(self._give, terms, handout, peer) for peer in members]))
             self._log.info(

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from finode.committee.sealed import SealedCommittee
 from finode.config import Config, Role
-from finode.errors import FinodeError, RemoteError, RemoteProtocolError
+from finode.errors import FinodeError, LocalProtocolError, PeerRefused, RemoteError, RemoteProtocolError
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.asked import while_asked
-from finode.node.bundles import BundleShelf, PartyBundle
+from finode.node.bundles import BundleKey, BundleShelf, PartyBundle
 from finode.node.deployments import Deployment, DeploymentStore, check_offer
 from finode.node.driver import RunOutcome
 from finode.node.pool import WorkerPool, WorkerProcess
@@ -31,6 +32,7 @@ from finode.wire.committee import Terms
 from finode.wire.preprocessing import BundleStored, OfferBundle
 from finode.wire.session import JoinLane
 from finode.wire.shares import (
+    CHUNK_BYTES,
     DeploymentStored,
     DeploymentWanted,
     Failed,
@@ -46,6 +48,8 @@ from finode.wire.shares import (
     Verdict,
 )
 
+READY_TIMEOUT_S = 5.0
+"""How long a session waits for a worker that is warm; the other parties wait for longer than that."""
 PROGRESS_INTERVAL_S = 0.2
 """A person sees no finer steps."""
 GOODBYE_TIMEOUT_S = 1.0
@@ -85,15 +89,21 @@ class PartyRole:
         self._log = log
         self._seats: dict[bytes, PartySeat] = {}
         self._bundles = BundleShelf()
+        self._taking: dict[bytes, trio.Lock] = {}
 
-    def seat(self, terms: Terms) -> PartySeat:
+    def seat(self, sealed: SealedCommittee) -> PartySeat:
         """Return this node's seat in a sealed committee."""
-        committee = terms.committee_id()
-        if committee not in self._seats:
-            self._seats[committee] = PartySeat(
-                terms, self._own, self._network, self._store, self._nursery, self._config
+        if sealed.id not in self._seats:
+            self._seats[sealed.id] = PartySeat(
+                sealed.terms,
+                self._own,
+                sealed.holds[self._own],
+                self._network,
+                self._store,
+                self._nursery,
+                self._config,
             )
-        return self._seats[committee]
+        return self._seats[sealed.id]
 
     async def leave(self, committee: bytes) -> None:
         """Give up the seat in a committee that expired or was dissolved."""
@@ -113,26 +123,31 @@ class PartyRole:
                 f"{stream.peer} offers a share of {offer.share_bytes} bytes, its plan needs {due}",
                 peer=stream.peer,
             )
-        kept = self._store.get(offer.deployment)
-        wanted = kept is None or kept.share_digest != offer.share_digest
-        if wanted:
-            self._store.make_room(plan)
-        await stream.send(DeploymentWanted(deployment=offer.deployment, wanted=wanted))
-        if wanted:
-            timeout_s = self._config.session.deploy_timeout_s
-            share = await stream.receive_bulk(offer.share_bytes, timeout_s=timeout_s)
-            deployment = Deployment(
-                id=offer.deployment,
-                plan=plan,
-                version=offer.version,
-                owner=stream.peer,
-                parties=terms.parties,
-                dealer=terms.dealer,
-                share_digest=offer.share_digest,
-            )
-            await trio.to_thread.run_sync(self._store.add, deployment, share)
-            self._store.announce()
-            self._network.announce()
+        deployment = Deployment(
+            id=offer.deployment,
+            plan=plan,
+            version=offer.version,
+            owner=stream.peer,
+            parties=terms.parties,
+            dealer=terms.dealer,
+            share_digest=offer.share_digest,
+        )
+        # Two committees may need the same deployment at the same time: the second finds it kept.
+        async with self._taking.setdefault(offer.deployment, trio.Lock()):
+            kept = self._store.get(offer.deployment)
+            wanted = kept is None or kept.share_digest != offer.share_digest
+            if wanted and self._store.in_use(offer.deployment):
+                raise PeerRefused("the deployment is in use", peer=self._own, reason=Fault.BUSY)
+            if wanted:
+                self._store.drop(offer.deployment)
+                self._store.make_room(plan)
+            await stream.send(DeploymentWanted(deployment=offer.deployment, wanted=wanted))
+            if wanted:
+                timeout_s = self._config.session.deploy_timeout_s
+                share = await stream.receive_bulk(offer.share_bytes, timeout_s=timeout_s)
+                await trio.to_thread.run_sync(self._store.write, deployment, share)
+                self._store.enter(deployment)
+                self._network.announce()
         await stream.send(DeploymentStored(deployment=offer.deployment))
 
     def withdraw(self, owner: PeerId, version: bytes) -> None:
@@ -146,45 +161,52 @@ class PartyRole:
             self._log.info("deployments dropped: withdrawn by their owner", peer=owner, count=dropped)
             self._network.announce()
 
-    async def prepare(self, stream: Stream, terms: Terms, message: Prepare) -> None:
+    async def prepare(self, stream: Stream, sealed: SealedCommittee, message: Prepare) -> None:
         """Prepare the seat and tell the querier."""
         began = trio.current_time()
-        seat = self.seat(terms)
-        async with self._pool.acquire() as worker:
-            sent = await seat.prepare(message.run, worker)
+        seat = self.seat(sealed)
+
+        async def prepare() -> int:
+            async with self._pool.acquire() as worker:
+                return await seat.prepare(message.run, worker)
+
+        sent = await while_asked(stream, prepare)
         await stream.send(Prepared(committee=seat.committee, bytes_sent=sent, seconds=trio.current_time() - began))
 
-    async def take_bundle(self, stream: Stream, terms: Terms, offer: OfferBundle) -> None:
+    async def take_bundle(self, stream: Stream, sealed: SealedCommittee, offer: OfferBundle) -> None:
         """Take a bundle from the dealer and keep it until its session takes it, or until the deadline."""
+        terms = sealed.terms
         if stream.peer != terms.dealer or not 1 <= offer.batch <= terms.max_batch:
             raise RemoteProtocolError(f"{stream.peer} offers a bundle that the terms do not foresee", peer=stream.peer)
-        seat = self.seat(terms)
-        self._bundles.claim(stream.peer, offer.serial)
-        async with self._pool.acquire() as worker:
-            expected = await seat.expected_corrections(offer.batch, worker)
-        if offer.correction_bytes != expected:
-            raise RemoteProtocolError(
-                f"the dealer offers corrections of {offer.correction_bytes} bytes, the plans need {expected}",
-                peer=stream.peer,
-            )
-        timeout_s = self._config.session.deal_timeout_s
-        corrections = await stream.receive_bulk(expected, timeout_s=timeout_s) if expected else bytearray()
-        self._bundles.put(stream.peer, offer.session, PartyBundle(offer.seed, corrections))
-        await stream.send(BundleStored(session=offer.session))
-        await stream.close()
-        await self._bundles.keep(offer.session, timeout_s)
+        seat = self.seat(sealed)
+        key = BundleKey(stream.peer, offer.committee, offer.session, offer.batch)
+        with self._bundles.claim(key, offer.serial):
+            async with self._pool.acquire(READY_TIMEOUT_S) as worker:
+                expected = await seat.expected_corrections(offer.batch, worker)
+            if offer.correction_bytes != expected:
+                raise RemoteProtocolError(
+                    f"the dealer offers corrections of {offer.correction_bytes} bytes, the plans need {expected}",
+                    peer=stream.peer,
+                )
+            timeout_s = self._config.session.deal_timeout_s
+            corrections = await stream.receive_bulk(expected, timeout_s=timeout_s) if expected else bytearray()
+            self._bundles.put(key, PartyBundle(offer.seed, corrections))
+            await stream.send(BundleStored(session=offer.session))
+            await stream.close()
+            await self._bundles.keep(key, timeout_s)
 
-    async def join_lane(self, stream: Stream, terms: Terms, message: JoinLane) -> None:
+    async def join_lane(self, stream: Stream, sealed: SealedCommittee, message: JoinLane) -> None:
         """Serve a lane that a party of lower index opened."""
-        seat = self.seat(terms)
+        terms, seat = sealed.terms, self.seat(sealed)
         if stream.peer not in terms.parties[: seat.party_index]:
             raise RemoteProtocolError(f"the lane of {stream.peer} is not its to open", peer=stream.peer)
         lanes = await seat.lanes()
         await lanes.accept(stream, terms.parties.index(stream.peer), message)
 
-    async def session(self, stream: Stream, terms: Terms, start: StartSession) -> None:
+    async def session(self, stream: Stream, sealed: SealedCommittee, start: StartSession) -> None:
         """Run one session for the querier; raise `VerdictReached` when it ends early."""
-        seat = self.seat(terms)
+        terms, seat = sealed.terms, self.seat(sealed)
+        key = BundleKey(terms.dealer, sealed.id, start.session, start.batch)
         expected = input_share_bytes(terms, start.batch)
         if start.batch > terms.max_batch or start.input_bytes != expected:
             raise RemoteProtocolError(
@@ -196,8 +218,8 @@ class PartyRole:
             start.session, seat.committee, terms.service, Role.PARTY, terms.querier, start.batch
         )
         with place as session:
-            lanes.join(start.session)
             try:
+                lanes.join(start.session)
                 with trio.move_on_after(terms.session_timeout_s) as limit:
                     await self._compute(stream, seat, start, session)
                 if limit.cancelled_caught:
@@ -214,28 +236,30 @@ class PartyRole:
                 raise
             finally:
                 lanes.leave(start.session)
+                self._bundles.burn(key)
 
     async def _tell(self, stream: Stream, seat: PartySeat, session: bytes, verdict: Verdict) -> None:
         lanes = await seat.lanes()
         with trio.move_on_after(GOODBYE_TIMEOUT_S):
             await lanes.tell(session, verdict)
-        with trio.move_on_after(GOODBYE_TIMEOUT_S), suppress(RemoteError):
+        with trio.move_on_after(GOODBYE_TIMEOUT_S), suppress(RemoteError, LocalProtocolError):
             await stream.send(Failed(subject=session, verdict=verdict))
 
     async def _compute(self, stream: Stream, seat: PartySeat, start: StartSession, session: Session) -> None:
         """Read the input, wait for the bundle, run, send the output; a word from the querier ends it."""
         timeout_s = self._config.session.deal_timeout_s
-        input_share = await stream.receive_bulk(start.input_bytes, timeout_s=timeout_s)
+        input_share = await _receive_input(stream, start.input_bytes, timeout_s)
+        key = BundleKey(seat.terms.dealer, start.committee, start.session, start.batch)
 
         async def compute() -> _Computed:
             began = trio.current_time()
             session.phase = Phase.PREPROCESSING
             await self._report(stream, seat, session)
-            bundle = await self._bundles.take(seat.terms.dealer, start.session, timeout_s)
+            bundle = await self._bundles.take(key, timeout_s)
             offline_s = trio.current_time() - began
             session.phase = Phase.ROUNDS
             await self._report(stream, seat, session)
-            async with self._pool.acquire() as worker:
+            async with self._pool.acquire(READY_TIMEOUT_S) as worker:
                 outcome = await self._run(stream, seat, start, session, input_share, bundle, worker)
             return _Computed(outcome, bundle.size, offline_s, trio.current_time() - began - offline_s)
 
@@ -251,23 +275,32 @@ class PartyRole:
         bundle: PartyBundle,
         worker: WorkerProcess,
     ) -> RunOutcome:
-        outcomes: list[RunOutcome] = []
+        outcomes: list[RunOutcome | FinodeError] = []
+        ended = trio.Event()
 
         def on_round(round: int) -> None:
             session.round = round
 
         async def report() -> None:
             shown = -1
-            while True:
-                await trio.sleep(PROGRESS_INTERVAL_S)
-                if session.round != shown:
+            while not ended.is_set():
+                with trio.move_on_after(PROGRESS_INTERVAL_S):
+                    await ended.wait()
+                if session.round != shown and not ended.is_set():
                     shown = session.round
                     await self._report(stream, seat, session)
 
+        # Not cancelled at the end: a report cut off in the middle would spoil the stream for the result.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(report)
-            outcomes.append(await seat.run(start.session, start.batch, input_share, bundle, worker, on_round))
-            nursery.cancel_scope.cancel()
+            try:
+                outcomes.append(await seat.run(start.session, start.batch, input_share, bundle, worker, on_round))
+            except FinodeError as error:
+                outcomes.append(error)
+            finally:
+                ended.set()
+        if isinstance(outcomes[0], FinodeError):
+            raise outcomes[0]
         return outcomes[0]
 
     @staticmethod
@@ -291,6 +324,20 @@ class PartyRole:
         (output,) = outcome.parts
         await stream.send(SessionResult(session=session, output_bytes=len(output), meter=meter))
         await stream.send_bulk(output)
+
+
+async def _receive_input(stream: Stream, size: int, timeout_s: float) -> bytearray:
+    """Return the input share; raise `VerdictReached` when the querier ends the session in the middle of it."""
+    share = bytearray()
+    while len(share) < size:
+        limit = min(CHUNK_BYTES, size - len(share))
+        frame = await stream.receive_frame(Failed, raw_limit=limit, timeout_s=timeout_s)
+        if isinstance(frame, Failed):
+            raise VerdictReached(frame.verdict)
+        if not isinstance(frame, bytearray) or not frame:
+            raise RemoteProtocolError(f"{stream.peer} sent no share of its input", peer=stream.peer)
+        share += frame
+    return share
 
 
 def check_deployment(owner: PeerId, terms: Terms, offer: OfferDeployment) -> Plan:

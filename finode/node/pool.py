@@ -22,6 +22,9 @@ from finode.node.channel import AsyncChannel, Buffer, Envelope
 
 WARM_TIMEOUT_S = 60.0
 """Importing torch takes 2 to 10 s, on a cold disk longer."""
+REQUEST_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 0.5
+"""A worker that is not computing ends at once; the daemon has 3 s in all."""
 RESTART_PAUSE_S = 1.0
 """A worker that dies at its start must not be restarted in a tight loop."""
 
@@ -43,10 +46,13 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    async def request(self, header: dict[str, Any], parts: Sequence[Buffer] = ()) -> Envelope:
+    async def request(
+        self, header: dict[str, Any], parts: Sequence[Buffer] = (), *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> Envelope:
         """Send one request and return its reply.
 
-        Raises `WorkerDied`, or the error that the worker's reply carries.
+        Raises `WorkerDied`, or the error that the worker's reply carries. A worker that does not answer in time is
+        killed: it is frozen, and its other sessions with it.
         """
         number = next(self._ids)
         event = self._waiting[number] = trio.Event()
@@ -57,7 +63,11 @@ class WorkerProcess:
                 await self._channel.send(Envelope({"id": number, **header}, tuple(parts)))
             except trio.BrokenResourceError:
                 raise self._died() from None
-            await event.wait()
+            with trio.move_on_after(timeout_s) as patience:
+                await event.wait()
+            if patience.cancelled_caught:
+                self._process.kill()
+                raise WorkerDied(f"worker process {self.pid} did not answer within {timeout_s:.0f} s")
             reply = self._replies.pop(number, None)
         finally:
             self._waiting.pop(number, None)
@@ -89,7 +99,7 @@ class WorkerProcess:
         """Close the channel, which ends the worker; kill it if it computes on."""
         self.dead = True
         await self._channel.aclose()
-        with trio.move_on_after(1.0) as patience:
+        with trio.move_on_after(END_TIMEOUT_S) as patience:
             await self._process.wait()
         if patience.cancelled_caught:
             self._process.kill()
@@ -126,25 +136,28 @@ class WorkerPool:
         return tuple(worker.pid for worker in self._workers if not worker.dead)
 
     @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[WorkerProcess]:
-        """Hold a session's place at the least busy warm worker; wait until there is one."""
+    async def acquire(self, timeout_s: float = WARM_TIMEOUT_S) -> AsyncIterator[WorkerProcess]:
+        """Hold a session's place at the least busy warm worker; wait until there is one.
+
+        Raises `WorkerDied` when there is none within `timeout_s`.
+        """
         if self._size == 0:
             raise LocalError("this node has neither the role of a party nor of a dealer: it has no workers")
-        worker = await self._least_busy()
+        worker = await self._least_busy(timeout_s)
         worker.sessions += 1
         try:
             yield worker
         finally:
             worker.sessions -= 1
 
-    async def _least_busy(self) -> WorkerProcess:
-        with trio.move_on_after(WARM_TIMEOUT_S):
+    async def _least_busy(self, timeout_s: float) -> WorkerProcess:
+        with trio.move_on_after(timeout_s):
             while True:
                 ready = [worker for worker in self._workers if worker.warm.is_set() and not worker.dead]
                 if ready:
                     return min(ready, key=lambda worker: worker.sessions)
                 await self._changed.wait()
-        raise WorkerDied(f"no worker process became ready within {WARM_TIMEOUT_S:.0f} s", hint="see the daemon's log")
+        raise WorkerDied(f"no worker process became ready within {timeout_s:.0f} s", hint="see the daemon's log")
 
     async def serve(self) -> None:
         """Keep the workers alive until cancelled; then end them."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,7 @@ from finode.errors import (
     CommitteeError,
     InputError,
     RemoteError,
+    RemoteProtocolError,
     SessionAborted,
     SessionCancelled,
     UnknownService,
@@ -47,7 +49,7 @@ from finode.node.members import GOODBYE_TIMEOUT_S, Members, Story
 from finode.node.negotiator import agree, dissolve, now_ms
 from finode.node.sessions import Session, SessionTable
 from finode.node.tasks import together
-from finode.node.verdicts import BLAMELESS, VerdictReached, verdict_of
+from finode.node.verdicts import BLAMELESS, VerdictReached
 from finode.smpc import sharing
 from finode.smpc.engine import AnswerSpec, Output
 from finode.wire.committee import Dissolve, Reveal, Vote
@@ -122,6 +124,8 @@ class QuerierRole:
         self._prepared: set[bytes] = set()
         self._negotiating = trio.Lock()
         self._deploying: dict[bytes, trio.Lock] = {}
+        self._using: Counter[bytes] = Counter()
+        self._specs: dict[bytes, ServiceSpec] = {}
         self._scopes: dict[bytes, trio.CancelScope] = {}
 
     # What the API asks
@@ -210,7 +214,8 @@ class QuerierRole:
                     round=verdict.round,
                     detail=verdict.detail,
                 )
-                if verdict.culprit in ("", self._network.peer_id) or attempt == MAX_ATTEMPTS:
+                hopeless = verdict.culprit in ("", self._network.peer_id) and verdict.fault is not Fault.NOT_SEALED
+                if hopeless or attempt == MAX_ATTEMPTS:
                     raise
                 excluded = self._blame(verdict, excluded)
             except CommitteeError as error:
@@ -222,10 +227,11 @@ class QuerierRole:
 
     def _blame(self, verdict: Verdict, excluded: frozenset[str]) -> frozenset[str]:
         """Return whom the next attempt goes without. A member that forgot the committee is only asked anew."""
-        culprit = PeerId(verdict.culprit)
-        self._cache.drop_member(culprit)
         if verdict.fault in (Fault.NOT_SEALED, Fault.QUOTA_USED):
             return excluded
+        culprit = PeerId(verdict.culprit)
+        if verdict.fault is not Fault.BUSY:
+            self._cache.drop_member(culprit)
         if verdict.fault not in BLAMELESS:
             self._network.fault(culprit, FAULT_POINTS, f"ended a session: {verdict.fault}")
         return excluded | {culprit}
@@ -243,10 +249,11 @@ class QuerierRole:
             raise InputError("the input has a NaN or an infinite value")
 
     def spec(self, service: str) -> ServiceSpec:
-        """Return a service's spec as the first record that offers it states it; raise `UnknownService`."""
-        for record in self._network.records().values():
-            if (spec := record.service(service)) is not None:
-                return spec
+        """Return a service's spec as most records state it; raise `UnknownService`."""
+        stated = [spec for record in self._network.records().values() if (spec := record.service(service)) is not None]
+        if stated:
+            counts = Counter(spec.digest() for spec in stated)
+            return min(stated, key=lambda spec: (-counts[spec.digest()], spec.digest()))
         raise UnknownService(
             f"nobody in the federation offers the service {service!r}", hint="`finode services` lists those offered"
         )
@@ -277,17 +284,22 @@ class QuerierRole:
         clock.negotiation_s += time.monotonic() - began
         began = time.monotonic()
         await tell(Phase.DEPLOYMENT, detail=committee.id.hex()[:12])
+        self._using[committee.id] += 1
         try:
-            async with self._deploying.setdefault(
-                committee.id, trio.Lock()
-            ):  # parties prepare one attempt after the other, all in the same order
+            # Parties prepare one attempt after the other, all in the same order.
+            async with self._deploying.setdefault(committee.id, trio.Lock()):
                 await self._deploy(committee)
             clock.deployment_s += time.monotonic() - began
             session = entry.id if attempt == 1 else secrets.token_bytes(SESSION_ID_BYTES)
             result = await self._session(committee, session, request, tell, clock)
-        except VerdictReached:
-            await self._drop(committee)
+        except VerdictReached as error:
+            self._using[committee.id] -= 1
+            await self._part(committee, error.verdict)
             raise
+        except BaseException:
+            self._using[committee.id] -= 1
+            raise
+        self._using[committee.id] -= 1
         return self._answer(request, entry, committee, result, clock, attempt)
 
     async def _committee(self, wanted: Request, batch: int, clock: _Clock, deadline_s: float) -> SealedCommittee:
@@ -310,6 +322,8 @@ class QuerierRole:
             models=len(committee.terms.models),
             proposals=machine.attempts,
         )
+        if machine.selection is not None:
+            self._specs[committee.terms.service_digest] = machine.selection.spec
         self._cache.put(wanted, committee, batch)
         return committee
 
@@ -328,8 +342,14 @@ class QuerierRole:
         own = self._own_candidate()
         return [*found, own] if own is not None else found
 
-    async def _drop(self, committee: SealedCommittee) -> None:
+    async def _part(self, committee: SealedCommittee, verdict: Verdict) -> None:
+        """Give up a committee in which a session failed, unless it is only busy or other queries still use it."""
+        if verdict.fault is Fault.BUSY:
+            return
         self._cache.drop(committee.id)
+        if self._using[committee.id]:
+            return
+        del self._using[committee.id]
         self._prepared.discard(committee.id)
         self._deploying.pop(committee.id, None)
         message = Dissolve(committee=committee.id, reason="a session failed")
@@ -342,17 +362,19 @@ class QuerierRole:
         if committee.id in self._prepared:
             return
         terms = committee.terms
+        story = Story(self._network.peer_id, frozenset(terms.members()))
         run = secrets.token_bytes(SESSION_ID_BYTES)
         calls: list[Callable[[], Awaitable[None]]] = [
-            partial(self._members.order, owner, HandOut(committee=committee.id)) for owner in terms.owners()
+            partial(self._members.order, owner, HandOut(committee=committee.id), story) for owner in terms.owners()
         ]
         calls += [
-            partial(self._members.order, party, Prepare(committee=committee.id, run=run)) for party in terms.parties
+            partial(self._members.order, party, Prepare(committee=committee.id, run=run), story)
+            for party in terms.parties
         ]
         try:
             await together(calls)
         except RemoteError as error:
-            raise VerdictReached(verdict_of(error, self._network.peer_id)) from error
+            raise VerdictReached(story.because(error)) from error
         self._prepared.add(committee.id)
 
     # A session
@@ -384,7 +406,7 @@ class QuerierRole:
         outputs: dict[int, bytearray] = {}
         meters: dict[int, Meter] = {}
         dealt: list[Dealt] = []
-        story = Story()
+        story = Story(self._network.peer_id, frozenset(terms.members()))
 
         async def deal() -> None:
             dealt.append(await self._members.deal(terms, session, batch, story))
@@ -401,12 +423,17 @@ class QuerierRole:
         try:
             await together(calls)
         except RemoteError as error:
-            raise VerdictReached(verdict_of(error, self._network.peer_id)) from error
+            raise VerdictReached(story.because(error)) from error
         total_s = time.monotonic() - began
         clock.online_s = max(meter.online_s for meter in meters.values())
         clock.offline_s = max(0.0, total_s - clock.online_s)
         ordered = [outputs[index] for index in range(len(terms.parties))]
-        output = sharing.reconstruct(spec, ordered)
+        try:
+            output = sharing.reconstruct(spec, ordered)
+        except RemoteProtocolError as error:
+            culprit = terms.parties[int(error.peer)] if error.peer.isdigit() else ""
+            verdict = Verdict(culprit=culprit, round=-1, fault=Fault.PROTOCOL, detail=error.message)
+            raise VerdictReached(verdict) from error
         return _Result(output, tuple(meters[index] for index in sorted(meters)), dealt[0])
 
     # The answer
@@ -421,7 +448,7 @@ class QuerierRole:
         attempt: int,
     ) -> QueryAnswer:
         terms = committee.terms
-        classes = self.spec(request.service).classes
+        classes = self._specs[terms.service_digest].classes
         output = result.output
         members = (*terms.members(), terms.querier)
         return QueryAnswer(

@@ -15,15 +15,16 @@ from structlog.contextvars import bound_contextvars
 from structlog.typing import FilteringBoundLogger
 
 from finode.committee.desk import Desk, Outcome
+from finode.committee.sealed import SealedCommittee
 from finode.config import Config, Role
 from finode.errors import (
     FinodeError,
     LocalError,
+    LocalProtocolError,
     PeerRefused,
     PeerUnreachable,
     RemoteError,
     RemoteProtocolError,
-    StorageFull,
 )
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
@@ -35,7 +36,7 @@ from finode.node.party import PartyRole, check_deployment
 from finode.node.verdicts import BLAMELESS, VerdictReached, verdict_of
 from finode.wire import committee as committee_wire
 from finode.wire import preprocessing, session, shares
-from finode.wire.committee import Dissolve, Propose, RefusalReason, Refuse, Seal, Terms
+from finode.wire.committee import Dissolve, Propose, Seal, Terms
 from finode.wire.preprocessing import Deal, OfferBundle, RequestMasks
 from finode.wire.session import JoinLane
 from finode.wire.shares import (
@@ -53,10 +54,14 @@ from finode.wire.shares import (
 
 TICK_S = 1.0
 """How often expired committees are looked for."""
-STOP_TIMEOUT_S = 1.5
+STOP_TIMEOUT_S = 1.0
 """How long sessions in flight get to tell others that this node stops; all of it must end within 3 s."""
 SEAL_WAIT_S = 60.0
 """How long a proposal's stream is kept for the seal: the querier waits for the slowest member in between."""
+
+
+Work = Callable[[Stream, SealedCommittee], Awaitable[None]]
+"""What a stream's first message asks for, in the sealed committee that it names."""
 
 
 class Reception:
@@ -96,7 +101,8 @@ class Reception:
             await trio.sleep(TICK_S)
             await self._settle(self._desk.tick(now_ms()))
             for committee in self._party.seated():
-                if all(sealed.id != committee for sealed in self._desk.book):
+                running = self._desk.book.sessions_of(committee)
+                if not running and all(sealed.id != committee for sealed in self._desk.book):
                     await self._party.leave(committee)
 
     async def stop(self) -> None:
@@ -129,9 +135,9 @@ class Reception:
                 self._work.discard(scope)
                 self._idle.set()
 
-    def _terms(self, committee: bytes) -> Terms:
-        """Return the terms of a sealed committee; raise `PeerRefused` when there is none."""
-        return self._desk.book.get(committee, now_ms()).terms
+    def _sealed(self, committee: bytes) -> SealedCommittee:
+        """Return a sealed committee; raise `PeerRefused` when there is none of that id."""
+        return self._desk.book.get(committee, now_ms())
 
     # /finode/committee/1
 
@@ -142,13 +148,7 @@ class Reception:
                 message = await stream.receive(Propose, Seal, Dissolve, timeout_s=timeout_s)
             except PeerUnreachable:
                 return
-            try:
-                outcome = self._desk.receive(stream.peer, message, now_ms())
-            except StorageFull as error:  # an owner that cannot count what it granted must not grant it
-                self._log.error("refused a committee: nothing can be written", error=error.message)
-                committee = message.terms.committee_id() if isinstance(message, Propose) else b""
-                await stream.send(Refuse(committee=committee, reason=RefusalReason.STORAGE_FULL))
-                return
+            outcome = self._desk.receive(stream.peer, message, now_ms())
             if outcome.reply is not None:
                 await stream.send(outcome.reply)
             await self._settle(outcome)
@@ -182,7 +182,7 @@ class Reception:
         stream: Stream,
         subject: bytes,
         committee: bytes,
-        work: Callable[[Stream, Terms], Awaitable[None]],
+        work: Work,
     ) -> None:
         """Do `work` for a member of a sealed committee; answer `Failed` about `subject` when it cannot be done.
 
@@ -191,7 +191,7 @@ class Reception:
         own = self._network.peer_id
         with bound_contextvars(peer=stream.peer, committee=committee.hex()[:12]), self._cancellable():
             try:
-                await work(stream, self._terms(committee))
+                await work(stream, self._sealed(committee))
                 await stream.close()
             except FinodeError as error:
                 verdict = verdict_of(error, own)
@@ -200,9 +200,9 @@ class Reception:
                     culprit=verdict.culprit,
                     fault=verdict.fault.value,
                     round=verdict.round,
-                    detail=verdict.detail,
+                    detail=error.message,
                 )
-                with suppress(RemoteError):
+                with suppress(RemoteError, LocalProtocolError):
                     await stream.send(Failed(subject=subject, verdict=verdict))
                 await stream.close()
                 if isinstance(error, LocalError):
@@ -210,13 +210,14 @@ class Reception:
                 if verdict.culprit == stream.peer and verdict.fault not in BLAMELESS | {Fault.PEER_LOST}:
                     raise RemoteProtocolError(verdict.detail, peer=stream.peer) from error
 
-    def _deployment(self, offer: OfferDeployment) -> Callable[[Stream, Terms], Awaitable[None]]:
-        async def take(stream: Stream, terms: Terms) -> None:
-            if self._network.peer_id != terms.dealer:
-                await self._party.take_deployment(stream, terms, offer)
+    def _deployment(self, offer: OfferDeployment) -> Work:
+        async def take(stream: Stream, sealed: SealedCommittee) -> None:
+            if self._network.peer_id != sealed.terms.dealer:
+                self._expect_party(stream.peer, sealed.terms)
+                await self._party.take_deployment(stream, sealed.terms, offer)
                 return
             # The dealer gets the public plan alone.
-            plan = check_deployment(stream.peer, terms, offer)
+            plan = check_deployment(stream.peer, sealed.terms, offer)
             if offer.share_bytes:
                 raise RemoteProtocolError(f"{stream.peer} offers a share to the dealer", peer=stream.peer)
             self._dealer.plans.put(offer.deployment, plan)
@@ -225,36 +226,33 @@ class Reception:
 
         return take
 
-    async def _hand_out(self, stream: Stream, terms: Terms) -> None:
-        self._expect_querier(stream.peer, terms)
+    async def _hand_out(self, stream: Stream, sealed: SealedCommittee) -> None:
+        self._expect_querier(stream.peer, sealed.terms)
         began = trio.current_time()
-        holds = self._desk.book.get(terms.committee_id(), now_ms()).holds
 
         async def hand_out() -> int:
-            return await self._owner.hand_out(terms, holds)
+            return await self._owner.hand_out(sealed.terms, sealed.holds)
 
         sent = await while_asked(stream, hand_out)
-        await stream.send(
-            Prepared(committee=terms.committee_id(), bytes_sent=sent, seconds=trio.current_time() - began)
-        )
+        await stream.send(Prepared(committee=sealed.id, bytes_sent=sent, seconds=trio.current_time() - began))
 
-    def _prepare(self, message: Prepare) -> Callable[[Stream, Terms], Awaitable[None]]:
-        async def prepare(stream: Stream, terms: Terms) -> None:
-            self._expect_querier(stream.peer, terms)
-            self._expect_party(terms)
-            await self._party.prepare(stream, terms, message)
+    def _prepare(self, message: Prepare) -> Work:
+        async def prepare(stream: Stream, sealed: SealedCommittee) -> None:
+            self._expect_querier(stream.peer, sealed.terms)
+            self._expect_party(stream.peer, sealed.terms)
+            await self._party.prepare(stream, sealed, message)
 
         return prepare
 
-    def _session(self, start: StartSession) -> Callable[[Stream, Terms], Awaitable[None]]:
-        async def run(stream: Stream, terms: Terms) -> None:
-            self._expect_querier(stream.peer, terms)
-            self._expect_party(terms)
+    def _session(self, start: StartSession) -> Work:
+        async def run(stream: Stream, sealed: SealedCommittee) -> None:
+            self._expect_querier(stream.peer, sealed.terms)
+            self._expect_party(stream.peer, sealed.terms)
             self._desk.book.begin(start.committee, start.session, start.batch, now_ms())
             try:
                 with bound_contextvars(session=start.session.hex()):
                     self._log.info("session begins", role=Role.PARTY.value, batch=start.batch)
-                    await self._party.session(stream, terms, start)
+                    await self._party.session(stream, sealed, start)
                     self._log.info("session ends", role=Role.PARTY.value)
             finally:
                 self._desk.book.end(start.session)
@@ -266,9 +264,9 @@ class Reception:
         if peer != terms.querier:
             raise RemoteProtocolError(f"{peer} is not the querier of this committee", peer=peer)
 
-    def _expect_party(self, terms: Terms) -> None:
+    def _expect_party(self, peer: PeerId, terms: Terms) -> None:
         if self._network.peer_id not in terms.parties:
-            raise RemoteProtocolError("this node is no party of the committee", peer=terms.querier)
+            raise RemoteProtocolError("this node is no party of the committee", peer=peer)
 
     # /finode/preprocessing/1
 
@@ -283,19 +281,19 @@ class Reception:
             case OfferBundle():
                 await self._serve(stream, message.session, message.committee, self._bundle(message))
 
-    async def _masks(self, stream: Stream, terms: Terms) -> None:
-        self._expect_dealer(stream.peer, terms)
-        await self._dealer.masks(stream, terms)
+    async def _masks(self, stream: Stream, sealed: SealedCommittee) -> None:
+        self._expect_dealer(stream.peer, sealed.terms)
+        await self._dealer.masks(stream, sealed.terms)
 
-    def _deal(self, message: Deal) -> Callable[[Stream, Terms], Awaitable[None]]:
-        async def deal(stream: Stream, terms: Terms) -> None:
-            self._expect_querier(stream.peer, terms)
-            self._expect_dealer(stream.peer, terms)
+    def _deal(self, message: Deal) -> Work:
+        async def deal(stream: Stream, sealed: SealedCommittee) -> None:
+            self._expect_querier(stream.peer, sealed.terms)
+            self._expect_dealer(stream.peer, sealed.terms)
             self._desk.book.begin(message.committee, message.session, message.batch, now_ms())
             try:
                 with bound_contextvars(session=message.session.hex()):
                     self._log.info("dealing", role=Role.DEALER.value, batch=message.batch)
-                    await self._dealer.deal(stream, terms, message)
+                    await self._dealer.deal(stream, sealed.terms, message)
             finally:
                 self._desk.book.end(message.session)
 
@@ -305,12 +303,12 @@ class Reception:
         if self._network.peer_id != terms.dealer:
             raise RemoteProtocolError("this node is not the committee's dealer", peer=peer)
 
-    def _bundle(self, offer: OfferBundle) -> Callable[[Stream, Terms], Awaitable[None]]:
-        async def take(stream: Stream, terms: Terms) -> None:
-            if stream.peer != terms.dealer:
+    def _bundle(self, offer: OfferBundle) -> Work:
+        async def take(stream: Stream, sealed: SealedCommittee) -> None:
+            if stream.peer != sealed.terms.dealer:
                 raise RemoteProtocolError(f"{stream.peer} is not the dealer of this committee", peer=stream.peer)
-            self._expect_party(terms)
-            await self._party.take_bundle(stream, terms, offer)
+            self._expect_party(stream.peer, sealed.terms)
+            await self._party.take_bundle(stream, sealed, offer)
 
         return take
 
@@ -319,13 +317,13 @@ class Reception:
     async def _on_lane(self, stream: Stream) -> None:
         message = await stream.receive(JoinLane, timeout_s=self._config.session.answer_timeout_s)
         try:
-            terms = self._terms(message.committee)
+            sealed = self._sealed(message.committee)
         except PeerRefused as error:
             verdict = verdict_of(error, self._network.peer_id)
-            with suppress(RemoteError):
+            with suppress(RemoteError, LocalProtocolError):
                 await stream.send(Failed(subject=message.committee, verdict=verdict))
             await stream.close()
             return
-        self._expect_party(terms)
+        self._expect_party(stream.peer, sealed.terms)
         with suppress(VerdictReached, PeerUnreachable):
-            await self._party.join_lane(stream, terms, message)
+            await self._party.join_lane(stream, sealed, message)

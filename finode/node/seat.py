@@ -16,7 +16,7 @@ from math import prod
 import trio
 
 from finode.config import Config
-from finode.errors import PeerTimeout, RemoteProtocolError
+from finode.errors import FinodeError, PeerTimeout, RemoteProtocolError
 from finode.identity import PeerId
 from finode.net.interface import Network
 from finode.node.bundles import PartyBundle
@@ -25,7 +25,7 @@ from finode.node.deployments import DeploymentStore
 from finode.node.driver import RunDriver, RunOutcome
 from finode.node.lanes import Lane, LaneSet
 from finode.node.pool import WorkerProcess
-from finode.node.verdicts import VerdictReached
+from finode.node.verdicts import VerdictReached, verdict_of
 from finode.smpc.engine import Program
 from finode.smpc.plan import Plan
 from finode.wire import canonical, preprocessing
@@ -64,12 +64,13 @@ def _frame_limit(terms: Terms, plans: tuple[Plan, ...]) -> int:
 
 
 class PartySeat:
-    """The seat `party_index` in the committee of `terms`."""
+    """This node's seat in the committee of `terms`. `held` are the deployments that it kept when it accepted them."""
 
     def __init__(
         self,
         terms: Terms,
         own: PeerId,
+        held: frozenset[bytes],
         network: Network,
         store: DeploymentStore,
         nursery: trio.Nursery,
@@ -81,6 +82,7 @@ class PartySeat:
         self.is_last = self.party_index == len(terms.parties) - 1
         self.deployments = tuple(terms.deployment_id(model) for model in terms.models)
         self._own = own
+        self._held = held
         self._network = network
         self._store = store
         self._nursery = nursery
@@ -97,16 +99,28 @@ class PartySeat:
         """
         plans = []
         timeout_s = self._config.session.deploy_timeout_s
+        deadline = trio.current_time() + timeout_s
         for model, deployment in zip(self.terms.models, self.deployments, strict=True):
-            with trio.move_on_after(timeout_s):
+            if deployment in self._held and not self._store.holds(deployment):
+                raise self._lost()
+            with trio.CancelScope(deadline=deadline):
                 await self._store.wait_for(deployment)
             kept = self._store.get(deployment)
             if kept is None:
                 raise PeerTimeout(
                     f"{model.owner} sent no share of its model within {timeout_s:.0f} s", peer=model.owner
                 )
+            if (kept.plan.input_shape, kept.plan.classes) != (self.terms.input_shape, self.terms.classes):
+                raise RemoteProtocolError(
+                    f"the terms of {self.terms.querier} do not fit the plan of {model.owner}", peer=self.terms.querier
+                )
             plans.append(kept.plan)
         return tuple(plans)
+
+    def _lost(self) -> VerdictReached:
+        """Return what to say of a deployment that was kept when the terms were accepted and is not any more."""
+        detail = "it no longer keeps a deployment of these terms"
+        return VerdictReached(Verdict(culprit=self._own, round=-1, fault=Fault.NOT_SEALED, detail=detail))
 
     async def lanes(self) -> LaneSet:
         """Return the committee's lanes (not all need be open), once the plans tell how large a frame may be."""
@@ -144,20 +158,30 @@ class PartySeat:
         async with self._preparing:
             plans = await self.plans()
             with self._store.using(self.deployments):
+                await self._check_shares()
                 await self._fetch_masks()
                 lane_set = await self.lanes()
-                lanes = await lane_set.connect()
-                inbox = lane_set.join(run)
-                driver = RunDriver(
-                    run, worker, lanes, inbox, self.terms.parties, self._config.session.round_timeout_s, _ignore, 1
-                )
                 try:
+                    lanes = await lane_set.connect()
+                    timeout_s = self._config.session.deploy_timeout_s
+                    driver = RunDriver(
+                        run, worker, lanes, lane_set.join(run), self.terms.parties, timeout_s, _ignore, first_round=1
+                    )
                     lacking = await self._agree_on_lacking(driver, lanes)
                     if lacking:
                         await self._open_weights(driver, plans, lacking)
                     return driver.frame_bytes
+                except FinodeError as error:
+                    await lane_set.tell(run, verdict_of(error, self._own))
+                    raise
                 finally:
                     lane_set.leave(run)
+
+    async def _check_shares(self) -> None:
+        for deployment in self.deployments:
+            if not await trio.to_thread.run_sync(self._store.verify, deployment, abandon_on_cancel=True):
+                self._store.drop(deployment)
+                raise self._lost()
 
     async def _fetch_masks(self) -> None:
         if self._mask_seeds:
@@ -188,8 +212,8 @@ class PartySeat:
 
     async def _open_weights(self, driver: RunDriver, plans: tuple[Plan, ...], lacking: list[int]) -> None:
         chosen = [self.deployments[index] for index in lacking]
-        for deployment in chosen:
-            self._store.forget_opened(deployment)
+        for index in lacking:
+            self._store.forget_opened(self.deployments[index], self._mask_seeds[index])
         await driver.drive(
             {
                 "kind": "open",
@@ -214,9 +238,7 @@ class PartySeat:
     ) -> RunOutcome:
         """Run one session whose inbox was joined before; the outcome's one part is the output share."""
         if not self._mask_seeds or not all(self._are_open()):
-            raise VerdictReached(
-                Verdict(culprit=self._own, round=-1, fault=Fault.NOT_SEALED, detail="its deployment was dropped")
-            )
+            raise self._lost()
         lane_set = await self.lanes()
         lanes = await lane_set.connect()
         driver = RunDriver(

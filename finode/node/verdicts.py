@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from finode.errors import (
     BadSignature,
+    ConfigError,
     FinodeError,
     InputError,
+    LocalError,
+    ModelError,
     PeerRefused,
     PeerTimeout,
     PeerUnreachable,
@@ -33,6 +36,7 @@ _FAULTS: tuple[tuple[type[FinodeError], Fault], ...] = (
     (RemoteError, Fault.PROTOCOL),
     (WorkerDied, Fault.WORKER_DIED),
     (StorageFull, Fault.STORAGE_FULL),
+    (ModelError, Fault.INTERNAL),
     (InputError, Fault.WRONG_INPUT),
     (SessionCancelled, Fault.CANCELLED),
 )
@@ -41,6 +45,8 @@ _REFUSALS = {fault.value: fault for fault in Fault} | {
     RefusalReason.UNKNOWN_MODEL.value: Fault.NOT_SEALED,
     RefusalReason.BATCH_TOO_LARGE.value: Fault.WRONG_INPUT,
 }
+_PRIVATE = (InputError, StorageFull, ConfigError, LocalError)
+"""Errors whose message may name this node's files: others are told the fault alone."""
 WORDS = {
     Fault.PEER_LOST: "was lost",
     Fault.TIMEOUT: "did not answer in time",
@@ -88,4 +94,5 @@ def verdict_of(error: FinodeError, own: PeerId, round: int = -1) -> Verdict:
         fault = _REFUSALS[error.reason]
     if isinstance(error, BadSignature):
         fault = Fault.PROTOCOL
-    return Verdict(culprit=culprit, round=round, fault=fault, detail=error.message[:1024])
+    detail = "" if isinstance(error, _PRIVATE) else error.message[:1024]
+    return Verdict(culprit=culprit, round=round, fault=fault, detail=detail)

@@ -170,18 +170,20 @@ class Terms(Message):
 
     def deployment_id(self, model: ModelTerm) -> bytes:
         """Return the id of the model's deployment to these ordered parties with this dealer."""
-        return deployment_id(model.version, self.parties, self.dealer, self.engine, self.fractional_bits)
+        return deployment_id(model, self.parties, self.dealer, self.engine, self.fractional_bits)
 
 
 def deployment_id(
-    version: bytes, parties: tuple[PeerId, ...], dealer: PeerId, engine: str, fractional_bits: int
+    model: ModelTerm, parties: tuple[PeerId, ...], dealer: PeerId, engine: str, fractional_bits: int
 ) -> bytes:
-    """Return the 32-byte id of a deployment: one model version in one encoding, one ordered set of parties, one dealer.
+    """Return the 32-byte id of a deployment: one owner's model version in one encoding, one ordered set of parties,
+    one dealer.
 
-    The dealer's mask A follows from this id. Opening W - A for two encodings of W under one A would show W, so the
-    engine and the fixed point belong to the id.
+    The dealer's mask A follows from this id, and opening W - A for two W under one A would show their difference. So
+    the owner belongs to it (another could offer weights it knows under a version that it has seen), the plan, the
+    engine and the fixed point.
     """
-    parts = [version, list(parties), dealer, engine, fractional_bits]
+    parts = [model.version, model.plan_digest, model.owner, list(parties), dealer, engine, fractional_bits]
     return canonical.digest("deployment", canonical.encode(parts))
 
 

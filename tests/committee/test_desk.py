@@ -150,3 +150,30 @@ def test_terms_sent_on_by_another_do_not_take_the_queriers_place(world: World, o
 
     assert isinstance(reply, Refuse)
     assert isinstance(office.propose(terms).reply, Accepted)
+
+
+def test_terms_that_ended_are_not_agreed_a_second_time(world: World, office: Office) -> None:
+    """Or the owner's old signature would bring a fresh quota again and again, of which the owner knows nothing."""
+    terms = world.terms()
+    office.propose(terms)
+    office.seal(terms)
+    office.dissolve(terms)
+
+    again = office.propose(terms).reply
+    sealed = office.seal(terms).reply
+
+    assert isinstance(again, Refuse)
+    assert again.reason is RefusalReason.EXPIRED
+    assert isinstance(sealed, Refuse)
+    assert isinstance(office.propose(dataclasses.replace(terms, nonce=bytes([9] * 16))).reply, Accepted)
+
+
+def test_terms_made_before_the_node_started_are_refused(world: World) -> None:
+    terms = world.terms()
+    office = Office(world, since_ms=terms.created_ms + 1)
+
+    reply = office.propose(terms).reply
+
+    assert isinstance(reply, Refuse)
+    assert reply.reason is RefusalReason.EXPIRED
+    assert isinstance(office.propose(dataclasses.replace(terms, created_ms=terms.created_ms + 1)).reply, Accepted)

@@ -13,6 +13,7 @@ import numpy as np
 import structlog
 import trio
 
+from finode.committee.desk import Desk
 from finode.config import Config, load
 from finode.errors import RemoteProtocolError, WorkerDied, error_class
 from finode.identity import Identity, PeerId
@@ -83,7 +84,9 @@ class InlineWorker:
         self.requests: list[dict[str, Any]] = []
         self.hold: trio.Event | None = None
 
-    async def request(self, header: dict[str, Any], parts: Sequence[Buffer] = ()) -> Envelope:
+    async def request(
+        self, header: dict[str, Any], parts: Sequence[Buffer] = (), *, timeout_s: float = 60.0
+    ) -> Envelope:
         await trio.lowlevel.checkpoint()
         self.requests.append(header)
         if self.hold is not None:
@@ -113,7 +116,7 @@ class InlinePool(WorkerPool):
         self.worker = InlineWorker(Worker({"native": NativeEngine()}))
 
     @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[Any]:
+    async def acquire(self, timeout_s: float = 60.0) -> AsyncIterator[Any]:
         yield self.worker
 
 
@@ -126,6 +129,7 @@ class Member:
     network: MemoryNetwork
     pool: InlinePool
     node: Node
+    desk: Desk
     models: list[ModelEntry] = field(default_factory=list)
 
     @property
@@ -173,5 +177,5 @@ async def federation_of(
             secret = NodeSecret(identity.seed())
             serving = serve_node(holdings, identity, network, pool, secret, structlog.get_logger())
             node = await stack.enter_async_context(serving)
-            members[organization] = Member(identity, holdings, network, pool, node, entries)
+            members[organization] = Member(identity, holdings, network, pool, node, node.desk, entries)
         yield federation, members

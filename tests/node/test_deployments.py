@@ -59,8 +59,20 @@ def test_a_share_is_kept_privately_and_found_again_after_a_restart(tmp_path: Pat
     again.opened_path(deployment.id, b"mask").touch()
     assert again.is_open(deployment.id, b"mask")
     assert not again.is_open(deployment.id, b"another mask")
-    again.forget_opened(deployment.id)
+    again.forget_opened(deployment.id, b"mask")
+    assert again.is_open(deployment.id, b"mask")
+    again.forget_opened(deployment.id, b"another mask")
     assert not again.is_open(deployment.id, b"mask")
+
+
+def test_a_share_that_was_altered_on_disk_is_noticed(tmp_path: Path) -> None:
+    deployment, share = _deployment(b"1")
+    DeploymentStore(tmp_path, 16).add(deployment, share)
+    again = DeploymentStore(tmp_path, 16)
+    assert again.verify(deployment.id)
+    altered = DeploymentStore(tmp_path, 16)
+    altered.share_path(deployment.id).write_bytes(bytes([share[0] ^ 1]) + share[1:])
+    assert not altered.verify(deployment.id)
 
 
 def test_a_share_of_the_wrong_digest_names_its_owner_and_is_not_kept(tmp_path: Path) -> None:

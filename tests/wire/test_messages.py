@@ -245,16 +245,22 @@ def test_the_committees_id_covers_every_field_of_the_terms() -> None:
 
 def test_a_deployment_is_of_a_model_its_ordered_parties_and_its_dealer() -> None:
     parties = TERMS.parties
-    first = deployment_id(MODEL.version, parties, TERMS.dealer, TERMS.engine, TERMS.fractional_bits)
+    first = deployment_id(MODEL, parties, TERMS.dealer, TERMS.engine, TERMS.fractional_bits)
+
+    def of(model: committee.ModelTerm) -> bytes:
+        return deployment_id(model, parties, TERMS.dealer, TERMS.engine, TERMS.fractional_bits)
 
     assert TERMS.deployment_id(MODEL) == first
     others = [
-        deployment_id(MODEL.version, parties[::-1], TERMS.dealer, TERMS.engine, TERMS.fractional_bits),
-        deployment_id(MODEL.version, parties, OWNER.peer_id, TERMS.engine, TERMS.fractional_bits),
-        deployment_id(bytes([1] * 32), parties, TERMS.dealer, TERMS.engine, TERMS.fractional_bits),
+        deployment_id(MODEL, parties[::-1], TERMS.dealer, TERMS.engine, TERMS.fractional_bits),
+        deployment_id(MODEL, parties, OWNER.peer_id, TERMS.engine, TERMS.fractional_bits),
+        of(dataclasses.replace(MODEL, version=bytes([1] * 32))),
+        of(dataclasses.replace(MODEL, plan_digest=bytes([1] * 32))),
+        # Another owner must not get at the mask of a version that it has only seen.
+        of(dataclasses.replace(MODEL, owner=TERMS.querier)),
         # One mask for two encodings of the same weights would show the weights.
-        deployment_id(MODEL.version, parties, TERMS.dealer, TERMS.engine, TERMS.fractional_bits + 1),
-        deployment_id(MODEL.version, parties, TERMS.dealer, "another", TERMS.fractional_bits),
+        deployment_id(MODEL, parties, TERMS.dealer, TERMS.engine, TERMS.fractional_bits + 1),
+        deployment_id(MODEL, parties, TERMS.dealer, "another", TERMS.fractional_bits),
     ]
     assert len({first, *others}) == 1 + len(others)
 
