@@ -114,7 +114,11 @@ class Members:
     @asynccontextmanager
     async def _asking(self, peer: PeerId, protocol: str, subject: bytes, story: Story) -> AsyncIterator[Stream]:
         """Open a stream to a member; when the body fails, tell the member with which verdict."""
-        stream = await self._network.open(peer, protocol, timeout_s=self._config.session.answer_timeout_s)
+        try:
+            stream = await self._network.open(peer, protocol, timeout_s=self._config.session.answer_timeout_s)
+        except RemoteError as error:
+            story.because(error)
+            raise
         try:
             yield stream
         except BaseException as error:
