@@ -6,7 +6,8 @@ of them or the querier. Weights stay shares: nothing is opened once per deployme
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -106,22 +107,36 @@ class CryptenEngine:
         return run_plaintext(program, weights, x)
 
 
-@lru_cache(maxsize=64)
 def requests_of(program: Program) -> tuple[Request, ...]:
-    """Return what CrypTen will ask the dealer for, in order: found by a dry run on tensors without values."""
+    """Return what CrypTen will ask the dealer for, in order: found by dry runs on tensors without values."""
     execution.check(program)
+    # What a model and what the vote asks for depends on nothing else of the program.
+    alone = replace(program, plans=(), deployments=(), reveal="probabilities", profile="")
+    models = [_ballot_requests(alone, plan) for plan in program.plans]
+    votes = _tally_requests(replace(program, plans=program.plans[:1], deployments=(), profile=""), program.models)
+    return tuple(request for asked in (*models, votes) for request in asked)
+
+
+@lru_cache(maxsize=256)
+def _ballot_requests(program: Program, plan: Plan) -> tuple[Request, ...]:
+    weights = {spec.name: _without_values(spec.shape) for spec in plan.weights}
+    query = _without_values((program.batch, *plan.input_shape))
+    return _dry_run(program, lambda: execution.ballot(program, plan, weights, query))
+
+
+@lru_cache(maxsize=256)
+def _tally_requests(program: Program, models: int) -> tuple[Request, ...]:
+    shares = _without_values((program.batch, program.classes))
+    point = program.fractional_bits if program.vote == "soft" else 0
+    return _dry_run(program, lambda: execution.tally(program, [execution.shared(shares, point)] * models))
+
+
+def _dry_run(program: Program, work: Callable[[], object]) -> tuple[Request, ...]:
+    recorder, none = Recorder(), NoGenerator()
+    generators = {"prev": none, "next": none, "local": none}
     library()
-    recorder = Recorder()
-    none = NoGenerator()
-    party = Party(
-        DryCommunicator(program.parties),
-        recorder,
-        {"prev": none, "next": none, "local": none},
-        program.fractional_bits,
-    )
-    weights = [{spec.name: _without_values(spec.shape) for spec in plan.weights} for plan in program.plans]
-    with running(party):
-        execution.compute(program, weights, _without_values((program.batch, *program.plans[0].input_shape)))
+    with running(Party(DryCommunicator(program.parties), recorder, generators, program.fractional_bits)):
+        work()
     return tuple(recorder.requests)
 
 

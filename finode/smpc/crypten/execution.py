@@ -56,30 +56,36 @@ def check(program: Program) -> None:
 
 
 def compute(program: Program, weights: Sequence[Weights], x: Tensor) -> Tensor:
-    """Return a party's share of the output. `weights` and `x` (batch first) are its shares at scale 2^f.
+    """Return a party's share of the output. `weights` and `x` (batch first) are its shares at scale 2^f."""
+    with torch.no_grad():
+        ballots = [ballot(program, plan, own, x) for plan, own in zip(program.plans, weights, strict=True)]
+        return tally(program, ballots)
 
-    For a dry run they are tensors on torch's `meta` device, without values, and so is the result.
+
+def ballot(program: Program, plan: Plan, weights: Weights, x: Tensor) -> Shared:
+    """Return one model's vote: probabilities at scale 2^f, or 1 at its label and 0 elsewhere at scale 1.
+
+    Like `tally`, it also takes tensors of torch's `meta` device, which have shapes and no values: a dry run.
     """
     f = program.fractional_bits
-    with torch.no_grad():
-        query = shared(x, f)
-        ballots = []
-        for plan, own in zip(program.plans, weights, strict=True):
-            logits = run_plan(plan, {name: shared(weight, f) for name, weight in own.items()}, query)
-            ballots.append(logits.softmax(-1) if program.vote == "soft" else one_hot_of_largest(logits))
-        total = ballots[0]
-        for ballot in ballots[1:]:
-            total = total + ballot
-        if program.reveal == "probabilities":
-            return _share(total)
-        choice = one_hot_of_largest(total)
-        places = torch.arange(program.classes, device=x.device)
-        label = (_share(choice) * places).sum(-1, keepdim=True)
-        if program.reveal == "label":
-            return label
-        # The choice is 0 or 1 at scale 1, so the product is not truncated.
-        top = (total * choice).sum(-1, keepdim=True)
-        return torch.cat([label, _share(top)], dim=-1)
+    logits = run_plan(plan, {name: shared(weight, f) for name, weight in weights.items()}, shared(x, f))
+    return logits.softmax(-1) if program.vote == "soft" else one_hot_of_largest(logits, f)
+
+
+def tally(program: Program, ballots: Sequence[Shared]) -> Tensor:
+    """Return the share of what is revealed: probabilities or counts, the label, or the label and its value."""
+    total = ballots[0]
+    for vote in ballots[1:]:
+        total = total + vote
+    if program.reveal == "probabilities":
+        return _share(total)
+    choice = one_hot_of_largest(total, program.fractional_bits)
+    places = torch.arange(program.classes, device=choice.share.device)
+    label = (_share(choice) * places).sum(-1, keepdim=True)
+    if program.reveal == "label":
+        return label
+    # The choice is 0 or 1 at scale 1, so the product is not truncated.
+    return torch.cat([label, _share((total * choice).sum(-1, keepdim=True))], dim=-1)
 
 
 def shared(share: Tensor, precision: int) -> Shared:
@@ -100,17 +106,16 @@ def _add_public(x: Shared, elements: Tensor) -> Shared:
     return result
 
 
-def one_hot_of_largest(x: Shared) -> Shared:
+def one_hot_of_largest(x: Shared, precision: int) -> Shared:
     """Return 1 at the largest element of each row and 0 elsewhere, at scale 1; of equals, at the first.
 
     CrypTen breaks ties at random. The rows' elements are told apart beforehand: x * 2^k - place, with 2^k places.
     """
     classes = x.size(-1)
     places = torch.arange(classes, device=x.share.device)
-    apart = x.clone()
-    apart.share = apart.share * (1 << (classes - 1).bit_length())
-    # At scale 1 CrypTen's equality of two parties would encode its result twice; comparisons do not mind a scale.
-    apart._tensor.encoder = shared(x.share, library().config.cfg.encoder.precision_bits).encoder
+    # Whatever the scale of x, comparisons do not mind: but of a value at scale 1 CrypTen's equality test for two
+    # parties would encode its result twice.
+    apart = shared(_share(x) * (1 << (classes - 1).bit_length()), precision)
     return _add_public(apart, -places).argmax(dim=-1, one_hot=True)
 
 

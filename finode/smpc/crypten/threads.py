@@ -56,9 +56,15 @@ class Link:
             raise _Dropped
         return arrived
 
-    def drop(self) -> None:
-        """Have the thread end at its present wait."""
-        self.arrived.put(None)
+
+def _nothing() -> None:
+    """A run that has not started has no thread to end."""
+
+
+def _end(link: Link, thread: threading.Thread) -> None:
+    """End a run's thread at its present wait, if it has one, and see it gone before anything else goes on."""
+    link.arrived.put(None)
+    thread.join()
 
 
 def _work(link: Link, body: Callable[[Link], Any]) -> None:
@@ -88,6 +94,7 @@ class ThreadRun:
         self._others = [other for other in range(parties) if other != party]
         self._clock = clock
         self._link: Link | None = None
+        self._end: Callable[[], object] = _nothing
         self._waits = False
         self.rounds = 0
         self.bytes_sent = 0
@@ -99,10 +106,11 @@ class ThreadRun:
             raise LocalProtocolError("a run is started once")
         body, self._body = self._body, None
         link = self._link = Link()
+        thread = threading.Thread(target=_work, args=(link, body), name="crypten-run", daemon=True)
         # The thread knows the link and not the run: so a run that is dropped is collected, and its thread ends.
-        weakref.finalize(self, link.drop)
+        self._end = weakref.finalize(self, _end, link, thread)
         began = self._clock()
-        threading.Thread(target=_work, args=(link, body), name="crypten-run", daemon=True).start()
+        thread.start()
         return self._next(link, began)
 
     def resume(self, received: Frames) -> Outcome:
@@ -122,6 +130,8 @@ class ThreadRun:
         self._waits = False
         said = link.handed_over.get()
         self.compute_s += self._clock() - began
+        if not isinstance(said, _Round):
+            self._end()
         match said:
             case _Failure(error):
                 raise error
