@@ -51,9 +51,9 @@ from finode.node.reception import Reception
 from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
 from finode.node.views import model_view
+from finode.smpc.engines import available_engines, engines_for
 from finode.wire.directory import ServiceSpec
 
-ENGINES = ("native",)
 SWEEP_S = 10.0
 """How often deployments are compared with what their owners' records still offer."""
 STOP_TIMEOUT_S = 2.0
@@ -76,6 +76,7 @@ class _Offering:
                     classes=len(entry.service.classes),
                     input_shape=entry.service.input.shape,
                     price=entry.price,
+                    engines=engines_for(entry.plan),
                 )
                 for version, entry in self.entries.items()
             }
@@ -253,7 +254,7 @@ class Holdings:
             roles=config.node.roles,
             services=self.offering.services(),
             models=tuple(entry.offer() for entry in self.offering.entries.values()),
-            engines=ENGINES,
+            engines=available_engines(),
             capacity=config.node.capacity,
             party_price=config.party.price,
             dealer_price=config.dealer.price,
@@ -309,6 +310,7 @@ async def serve_node(
         party = PartyRole(network, pool, sessions, holdings.store, nursery, config, log)
         owner = OwnerRole(network, holdings.registry, holdings.offering, secret, config, log)
         book = CommitteeBook(config.node.capacity)
+        engines = available_engines()
 
         def view() -> MemberView:
             return MemberView(
@@ -318,7 +320,7 @@ async def serve_node(
                 roles=roles,
                 organization_of=network.organization_of,
                 accepts=network.accepts,
-                engines=ENGINES,
+                engines=engines,
                 capacity=config.node.capacity,
                 in_use=book.seats_in_use,
                 party_price=config.party.price,

@@ -198,6 +198,8 @@ def library() -> ModuleType:
     for module in (crypten.mpc.provider, tfp_provider, ttp_provider):
         for name in ("TrustedFirstParty", "TrustedThirdParty", "HomomorphicProvider"):
             setattr(module, name, _Refused)
+    # Found in sys.modules, a module is not bound to its package by the import.
+    crypten.config = sys.modules["crypten.config"]
     crypten.generators = _Generators()
     for module in (rng, arithmetic, binary, tfp_provider, ttp_provider):
         module.generate_random_ring_element = _random_ring_element

@@ -30,7 +30,10 @@ from finode.smpc.weights import split
 
 
 class CryptenEngine:
-    """Implements `finode.smpc.engine.Engine`. CrypTen is imported when first needed; `ConfigError` if it is not there."""
+    """Implements `finode.smpc.engine.Engine`.
+
+    CrypTen is imported when it is first needed; without it, `deal`, `correction_bytes` and `run` raise `ConfigError`.
+    """
 
     name = NAME
 

@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from finode.errors import InputError, ModelError
 from finode.smpc.crypten.compat import library
+from finode.smpc.crypten.operators import objection
 from finode.smpc.engine import Program
 from finode.smpc.plan import INPUT, Op, Plan, Step
 
-MAX_SOFTMAX_CLASSES = 256
 Weights = Mapping[str, Tensor]
 Shared = Any
 """An `MPCTensor`, which is untyped."""
@@ -40,19 +40,9 @@ def check(program: Program) -> None:
         raise InputError(f"unknown vote {program.vote!r} or reveal {program.reveal!r}")
     if program.parties < 2 or program.batch < 1:
         raise InputError(f"a program needs two parties and one input, not {program.parties} and {program.batch}")
-    if program.vote == "soft" and program.classes > MAX_SOFTMAX_CLASSES:
-        raise ModelError(
-            f"CrypTen's softmax is reliable for {MAX_SOFTMAX_CLASSES} classes at most, this service has "
-            f"{program.classes}",
-            hint="ask the native engine, or for a hard vote",
-        )
     for plan in plans:
-        for step in plan.steps:
-            if step.op not in _HANDLERS:
-                raise ModelError(
-                    f"the engine 'crypten' has no operator {step.op.value!r} (step {step.name!r})",
-                    hint="ask the native engine",
-                )
+        if why := objection(plan):
+            raise ModelError(f"the engine 'crypten' cannot run a model: {why}", hint="ask the native engine")
 
 
 def compute(program: Program, weights: Sequence[Weights], x: Tensor) -> Tensor:
@@ -123,7 +113,7 @@ def run_plan(plan: Plan, weights: Mapping[str, Shared], x: Shared) -> Shared:
     """Return the logits of one model."""
     values: dict[str, Shared] = {INPUT: x}
     for step in plan.steps:
-        value = _HANDLERS[step.op](plan, step, [values[name] for name in step.inputs], weights)
+        value = HANDLERS[step.op](plan, step, [values[name] for name in step.inputs], weights)
         if tuple(value.size())[1:] != step.output_shape:
             raise ModelError(f"step {step.name!r} gives {tuple(value.size())[1:]}, the plan says {step.output_shape}")
         values[step.output] = value
@@ -209,7 +199,7 @@ def _softmax(plan: Plan, step: Step, inputs: Sequence[Shared], weights: Mapping[
     return inputs[0].softmax(-1)
 
 
-_HANDLERS: Mapping[Op, Callable[[Plan, Step, Sequence[Shared], Mapping[str, Shared]], Shared]] = {
+HANDLERS: Mapping[Op, Callable[[Plan, Step, Sequence[Shared], Mapping[str, Shared]], Shared]] = {
     Op.CONV: _conv,
     Op.LINEAR: _linear,
     Op.SCALE: _scale,

@@ -97,7 +97,7 @@ def triple(size0: Shape, size1: Shape, op: str, options: dict[str, Any]) -> Requ
 def binary(size0: Shape, size1: Shape) -> Request:
     """Return the request for a binary triple."""
     shapes = (tuple(size0), tuple(size1))
-    return Request(Kind.BINARY, shapes, tuple(torch.broadcast_shapes(*shapes)))
+    return Request(Kind.BINARY, shapes, np.broadcast_shapes(*shapes))
 
 
 def single(kind: Kind, size: Shape) -> Request:

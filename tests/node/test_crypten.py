@@ -1,0 +1,91 @@
+"""Queries that name the engine, through all roles on memory links."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finode.errors import TooFewParties
+from finode.node import node as node_module
+from finode.node.interface import QueryProgress, QueryRequest
+from finode.smpc.crypten import availability
+from tests.fakes.federation import federation_of, toy_probabilities
+
+LAYOUT: dict[str, dict[str, Any]] = {
+    "alpha": {"roles": ["owner", "party"], "models": [1]},
+    "beta": {"roles": ["owner", "party"], "models": [2]},
+    "gamma": {"roles": ["party"]},
+    "delta": {"roles": ["dealer"]},
+    "asker": {"roles": ["querier"]},
+}
+needs_crypten = pytest.mark.skipif(not availability.is_available(), reason=availability.problem())
+
+
+async def _no_progress(progress: QueryProgress) -> None:
+    return None
+
+
+def _inputs(batch: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.random.default_rng(7).normal(size=(batch, 4))
+
+
+@needs_crypten
+@pytest.mark.slow
+@pytest.mark.trio
+@pytest.mark.parametrize("parties", [2, 3])
+async def test_both_engines_answer_the_same_query(tmp_path: Path, parties: int) -> None:
+    x = _inputs(6)
+    async with federation_of(tmp_path, LAYOUT) as (_, members):
+        node = members["asker"].node
+        native = await node.query(QueryRequest(service="toy", inputs=x, parties=parties), _no_progress)
+        crypten = await node.query(
+            QueryRequest(service="toy", inputs=x, parties=parties, engine="crypten"), _no_progress
+        )
+
+    assert (native.engine, crypten.engine) == ("native", "crypten")
+    assert crypten.committee.id != native.committee.id
+    expected = toy_probabilities([1, 2], x)
+    assert crypten.probabilities is not None
+    assert np.abs(np.array(crypten.probabilities) - expected).max() < 0.004
+    two_best = np.sort(expected, axis=1)[:, -2:]
+    clear = two_best[:, 1] - two_best[:, 0] > 0.004
+    assert (np.array(crypten.label_indices) == native.label_indices)[clear].all()
+    assert crypten.traffic.rounds > native.traffic.rounds
+    assert crypten.traffic.offline_bytes > 0
+
+
+@needs_crypten
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_the_querier_may_set_its_engine_once_and_for_all(tmp_path: Path) -> None:
+    layout = LAYOUT | {"asker": {"roles": ["querier"], "querier": {"engine": "crypten"}}}
+    async with federation_of(tmp_path, layout) as (_, members):
+        answer = await members["asker"].node.query(QueryRequest(service="toy", inputs=_inputs(1)), _no_progress)
+
+    assert answer.engine == "crypten"
+
+
+@pytest.mark.trio
+async def test_a_node_without_crypten_does_not_announce_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "available_engines", lambda: ("native",))
+    async with federation_of(tmp_path, LAYOUT) as (_, members):
+        node = members["asker"].node
+        with pytest.raises(TooFewParties, match="without the engine crypten"):
+            await node.query(QueryRequest(service="toy", inputs=_inputs(1), engine="crypten"), _no_progress)
+        answer = await node.query(QueryRequest(service="toy", inputs=_inputs(1)), _no_progress)
+
+    assert answer.engine == "native"
+
+
+@pytest.mark.trio
+async def test_owners_offer_their_models_to_both_engines_whatever_they_have_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "available_engines", lambda: ("native",))
+    async with federation_of(tmp_path, LAYOUT) as (_, members):
+        (service,) = members["asker"].node.services()
+
+    assert {offer.engines for offer in service.offers} == {("native", "crypten")}
