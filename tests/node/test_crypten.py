@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
+import trio
 
 from finode.errors import TooFewParties
 from finode.node import node as node_module
 from finode.node.interface import QueryProgress, QueryRequest
+from finode.node.pool import WorkerPool
+from finode.smpc import sharing
 from finode.smpc.crypten import availability
-from tests.fakes.federation import federation_of, toy_probabilities
+from finode.smpc.engine import Program
+from finode.wire import canonical
+from tests.fakes.federation import federation_of, toy_plan, toy_probabilities, toy_weights, until
 
 LAYOUT: dict[str, dict[str, Any]] = {
     "alpha": {"roles": ["owner", "party"], "models": [1]},
@@ -89,3 +95,49 @@ async def test_owners_offer_their_models_to_both_engines_whatever_they_have_inst
         (service,) = members["asker"].node.services()
 
     assert {offer.engines for offer in service.offers} == {("native", "crypten")}
+
+
+@needs_crypten
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_a_worker_process_deals_starts_a_run_and_ends_while_it_waits(tmp_path: Path) -> None:
+    plan = toy_plan()
+    program = Program(
+        plans=(plan,),
+        deployments=(b"d" * 32,),
+        parties=2,
+        batch=2,
+        fractional_bits=16,
+        vote="soft",
+        reveal="probabilities",
+    )
+    share, constants, run = tmp_path / "share.bin", tmp_path / "constants.bin", b"r" * 16
+    share.write_bytes(sharing.share_weights(plan, toy_weights(plan, 1), 2, 16)[0])
+    query = sharing.share_input(_inputs(2), 2, 16)[0]
+    of_program = {"engine": "crypten", "program": canonical.encode(program)}
+    seat = {"party_index": 0, "shares": [str(share)], "constants": [str(constants)]}
+    pool = WorkerPool(1, 1, structlog.get_logger())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pool.serve)
+        async with pool.acquire() as worker:
+            sizes = await worker.request({"kind": "sizes", **of_program})
+            dealt = await worker.request({"kind": "deal", "run": run, **of_program}, [b"s" * 32])
+            received = 0
+            while (reply := await worker.request({"kind": "next", "run": run})).header["more"]:
+                received += len(reply.parts[0])
+            opened = await worker.request(
+                {"kind": "open", "run": run, "engine": "crypten", "plans": [plan.encode()], "parties": 2, **seat},
+                [bytes(32)],
+            )
+            started = await worker.request(
+                {"kind": "run", "run": run, "zero_parties": [1], **of_program, **seat},
+                [query, dealt.parts[0], b"", bytes(32), b"k" * 32],
+            )
+        (pid,) = pool.pids()
+        nursery.cancel_scope.cancel()
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+    assert received == dealt.header["correction_bytes"] == sizes.header["correction_bytes"] > 0
+    assert opened.header["state"] == "finished"
+    assert constants.read_bytes() == b""
+    assert (started.header["state"], started.header["parties"]) == ("exchange", [1])
+    assert len(started.parts[0]) == started.header["expected_bytes"]

@@ -52,6 +52,7 @@ class CryptenEngine:
         """Open nothing: the run ends as it starts, and every deployment's constants are empty."""
 
         def body(link: Link) -> list[bytes]:
+            library()  # the import takes a while, and nobody waits for it now
             return [b"" for _ in plans]
 
         return ThreadRun(body, party_index, parties)
@@ -91,8 +92,10 @@ class CryptenEngine:
             split(data, plan.weights, f"the weight share of model {model}")
             for model, (plan, data) in enumerate(zip(program.plans, weight_shares, strict=True))
         ]
+        # Dry runs take a while: the dealer and the last party make them before the query comes, the others need none.
+        execution.check(program)
         last = party_index == parties - 1
-        provider = PartyProvider(requests_of(program), bundle_seed, corrections, last)
+        provider = PartyProvider(bundle_seed, corrections, requests_of(program) if last else None)
         streams = ring_streams(zero_keys, party_index, parties)
         generators = {name: StreamGenerator(stream) for name, stream in streams.items()}
 

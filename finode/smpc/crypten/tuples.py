@@ -2,7 +2,7 @@
 
 CrypTen asks its provider for tuples in the order in which it computes. That order, and the shapes, follow from the
 program alone, so a dry run without values records them (`Recorder`), the dealer makes them in that order (`deal`), and
-each party takes them in that order (`PartyProvider`). A request that differs from the recorded one is an error.
+each party takes them in that order (`PartyProvider`). The last party, whose corrections depend on it, checks that.
 
     request   sharings                                                          correction to the last party
     triple    a, b uniform, c = op(a, b)                         additive       c
@@ -152,39 +152,39 @@ class Recorder(_Asking):
 
 
 class PartyProvider(_Asking):
-    """The provider of one party: each tuple can be taken once, in the recorded order."""
+    """The provider of one party: each tuple is taken once, in the order in which it was dealt."""
 
-    def __init__(self, requests: Sequence[Request], seed: bytes, corrections: Buffer, last: bool) -> None:
+    def __init__(self, seed: bytes, corrections: Buffer, requests: Sequence[Request] | None) -> None:
+        """`requests` are what was dealt, for the last party; the others have no corrections to find their way in."""
         view = memoryview(corrections).cast("B")
-        expected = sum(request.correction_bytes for request in requests) if last else 0
+        expected = sum(request.correction_bytes for request in requests or ())
         if len(view) != expected:
             raise LocalError(f"the bundle's corrections have {len(view)} bytes instead of {expected}")
-        self._requests = iter(requests)
+        self._requests = None if requests is None else iter(requests)
         self._stream = tuple_stream(seed)
-        self._corrections = view if last else None
+        self._corrections = view
         self._offset = 0
 
     def __repr__(self) -> str:
         return "PartyProvider(...)"
 
     def take(self, request: Request) -> tuple[Tensor, ...]:
-        recorded = next(self._requests, None)
-        if request != recorded:
-            raise LocalProtocolError(f"CrypTen asks for {request}, where the dry run recorded {recorded}")
         pieces = [_uniform(self._stream, request.kind, shape) for shape in request.shapes]
         count = math.prod(request.corrected)
-        if self._corrections is None:
+        if self._requests is None:
             corrected = self._stream.integers(count)
         else:
+            if request != (dealt := next(self._requests, None)):
+                raise LocalProtocolError(f"CrypTen asks for {request}, where {dealt} was dealt")
             # A copy: CrypTen adds to what it gets, and a bundle's memory may not be writable.
             corrected = np.frombuffer(self._corrections, "<i8", count, self._offset).copy()
             self._offset += request.correction_bytes
         return (*pieces, torch.from_numpy(corrected).view(request.corrected))
 
     def finish(self) -> None:
-        """Raise `LocalProtocolError` unless all that was recorded was taken."""
-        if (left := next(self._requests, None)) is not None:
-            raise LocalProtocolError(f"CrypTen never asked for {left}, which the dry run recorded")
+        """Raise `LocalProtocolError` if something was dealt and never asked for."""
+        if self._requests is not None and (left := next(self._requests, None)) is not None:
+            raise LocalProtocolError(f"CrypTen never asked for {left}, which was dealt")
 
 
 def tuple_stream(seed: bytes) -> Stream:

@@ -30,7 +30,7 @@ def _dealt(parties: int, requests: tuple[Request, ...] = REQUESTS) -> list[Party
     seeds = [fresh_seed() for _ in range(parties)]
     corrections = b"".join(tuples.deal(requests, seeds))
     return [
-        PartyProvider(requests, seed, corrections if i == parties - 1 else b"", i == parties - 1)
+        PartyProvider(seed, corrections, requests) if i == parties - 1 else PartyProvider(seed, b"", None)
         for i, seed in enumerate(seeds)
     ]
 
@@ -90,21 +90,21 @@ def test_the_last_partys_pieces_alone_are_uniform() -> None:
 
 
 def test_a_request_out_of_order_or_left_over_or_twice_is_an_error() -> None:
-    provider = _dealt(2)[0]
-    with pytest.raises(LocalProtocolError, match="where the dry run recorded"):
-        provider.take(REQUESTS[1])
-    short = _dealt(2, REQUESTS[:1])[0]
+    with pytest.raises(LocalProtocolError, match="was dealt"):
+        _dealt(2)[-1].take(REQUESTS[1])
+    one = _dealt(2, REQUESTS[:1])[-1]
     with pytest.raises(LocalProtocolError, match="never asked for"):
-        _dealt(2, REQUESTS[:1])[0].finish()
-    short.take(REQUESTS[0])
-    with pytest.raises(LocalProtocolError, match="where the dry run recorded None"):
-        short.take(REQUESTS[0])
+        _dealt(2, REQUESTS[:1])[-1].finish()
+    one.take(REQUESTS[0])
+    one.finish()
+    with pytest.raises(LocalProtocolError, match="where None was dealt"):
+        one.take(REQUESTS[0])
 
 
-@pytest.mark.parametrize(("size", "last"), [(0, True), (8, False)])
-def test_corrections_of_another_size_are_refused(size: int, last: bool) -> None:
+@pytest.mark.parametrize("requests", [REQUESTS, None], ids=["last", "other"])
+def test_corrections_of_another_size_are_refused(requests: tuple[Request, ...] | None) -> None:
     with pytest.raises(LocalError, match="the bundle's corrections have"):
-        PartyProvider(REQUESTS, fresh_seed(), bytes(size), last)
+        PartyProvider(fresh_seed(), bytes(8), requests)
 
 
 def test_only_what_programs_compute_is_dealt() -> None:
