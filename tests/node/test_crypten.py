@@ -20,12 +20,17 @@ from finode.smpc.engine import Program
 from finode.wire import canonical
 from tests.fakes.federation import federation_of, toy_plan, toy_probabilities, toy_weights, until
 
+# Here all workers compute in the test's one thread, hundreds of rounds each: no deadline may depend on that.
+PATIENT: dict[str, Any] = {
+    "session": dict.fromkeys(("answer_timeout_s", "deploy_timeout_s", "deal_timeout_s", "round_timeout_s"), 60.0),
+    "querier": {"deadline_s": 300.0},
+}
 LAYOUT: dict[str, dict[str, Any]] = {
-    "alpha": {"roles": ["owner", "party"], "models": [1]},
-    "beta": {"roles": ["owner", "party"], "models": [2]},
-    "gamma": {"roles": ["party"]},
-    "delta": {"roles": ["dealer"]},
-    "asker": {"roles": ["querier"]},
+    "alpha": {"roles": ["owner", "party"], "models": [1], **PATIENT},
+    "beta": {"roles": ["owner", "party"], "models": [2], **PATIENT},
+    "gamma": {"roles": ["party"], **PATIENT},
+    "delta": {"roles": ["dealer"], **PATIENT},
+    "asker": {"roles": ["querier"], **PATIENT},
 }
 needs_crypten = pytest.mark.skipif(not availability.is_available(), reason=availability.problem())
 
@@ -67,7 +72,8 @@ async def test_both_engines_answer_the_same_query(tmp_path: Path, parties: int) 
 @pytest.mark.slow
 @pytest.mark.trio
 async def test_the_querier_may_set_its_engine_once_and_for_all(tmp_path: Path) -> None:
-    layout = LAYOUT | {"asker": {"roles": ["querier"], "querier": {"engine": "crypten"}}}
+    asker = LAYOUT["asker"] | {"querier": PATIENT["querier"] | {"engine": "crypten"}}
+    layout = LAYOUT | {"asker": asker}
     async with federation_of(tmp_path, layout) as (_, members):
         answer = await members["asker"].node.query(QueryRequest(service="toy", inputs=_inputs(1)), _no_progress)
 

@@ -97,6 +97,7 @@ def test_every_vote_reveals_what_it_says(vote: str, reveal: str, parties: int) -
     assert all(len(finished.value) == size for finished in carried.finished)
 
 
+@pytest.mark.slow
 def test_the_meter_is_what_a_counting_link_sees() -> None:
     makers, x = [models.mlp(0)], _inputs(1, 1, 8, 8)
     committee = committee_of(models.program_of(makers, parties=3), makers, x)
@@ -109,6 +110,7 @@ def test_the_meter_is_what_a_counting_link_sees() -> None:
         assert finished.bytes_sent == sent
 
 
+@pytest.mark.slow
 def test_runs_that_take_turns_in_one_process_do_not_mix() -> None:
     """Two committees, of two and of three parties, step by step in turns; CrypTen's globals are one for both."""
     first, second = [models.mlp(1)], [models.average_cnn(2)]
@@ -144,6 +146,7 @@ def test_weights_are_not_opened() -> None:
     assert (outcome.value, outcome.rounds, outcome.bytes_sent) == ([b"", b""], 0, 0)
 
 
+@pytest.mark.slow
 def test_other_keys_of_the_pairs_give_other_shares_of_the_same_answer() -> None:
     makers, x = [models.mlp(0)], _inputs(1, 1, 8, 8)
     committee = committee_of(models.program_of(makers), makers, x)
@@ -155,6 +158,7 @@ def test_other_keys_of_the_pairs_give_other_shares_of_the_same_answer() -> None:
     assert (committee.answer(once).labels == committee.answer(again).labels).all()
 
 
+@pytest.mark.slow
 def test_no_secret_comes_from_torchs_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("torch's generator was used")
@@ -170,6 +174,7 @@ def test_no_secret_comes_from_torchs_generators(monkeypatch: pytest.MonkeyPatch)
     assert (answer.labels == models.float_votes(makers, x).numpy().argmax(1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x", [np.zeros((1, 1, 8, 8)), np.full((1, 1, 8, 8), 2.0)], ids=["zeros", "twos"])
 def test_frames_are_uniform_whatever_the_input(x: Floats) -> None:
     makers = [models.mlp(0)]
@@ -198,6 +203,7 @@ def test_a_malformed_frame_is_its_senders_fault() -> None:
     assert caught.value.peer == "1"
 
 
+@pytest.mark.slow
 def test_what_was_dealt_is_what_was_announced() -> None:
     program = models.program_of([models.small_cnn(0), models.small_cnn(1)], batch=2, parties=3)
     engine = CryptenEngine()
