@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     help="How much of the answer anybody, you included, gets to see.",
 )
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after this.")
+@click.option("--engine", type=click.Choice(("native", "crypten")), help="Engine that computes the answer.")
 @home_option
 @json_option
 def query(
@@ -38,6 +39,7 @@ def query(
     vote: Literal["soft", "hard"],
     reveal: Literal["probabilities", "top1", "label"],
     deadline: float | None,
+    engine: Literal["native", "crypten"] | None,
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -63,6 +65,7 @@ def query(
                     vote=vote,
                     reveal=reveal,
                     deadline_s=deadline,
+                    engine=engine,
                     on_progress=on_progress,
                 )
 

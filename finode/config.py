@@ -198,6 +198,9 @@ class QuerierSection(Section):
         default=False, description="let this node be a party of its own queries where no other committee is possible"
     )
     min_models: int = Field(default=1, ge=1, description="fewest models an answer may come from")
+    engine: Literal["native", "crypten"] = Field(
+        default="native", description="engine that computes the answers; crypten is there to compare with"
+    )
 
 
 class SessionSection(Section):

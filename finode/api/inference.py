@@ -2,8 +2,9 @@
 
 A service is what the protocol calls a model. It has one input, `input` (FP64), and these outputs: `labels` (BYTES),
 `label_indices` (INT64), and as much of `probabilities` and `top` (FP64) as is revealed. Request parameters `parties`,
-`vote`, `reveal`, `deadline_s` choose how the query runs; response parameters say who served, how long it took and
-what it moved. Parameters of a response are plain values, as the protocol demands: lists are joined with commas.
+`vote`, `reveal`, `deadline_s`, `engine` choose how the query runs; response parameters say who served, how long it
+took and what it moved. Parameters of a response are plain values, as the protocol demands: lists are joined with
+commas.
 """
 
 from __future__ import annotations

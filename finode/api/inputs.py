@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from contextlib import aclosing
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -44,6 +44,7 @@ COMPACT_DTYPES: Final = ("<f8", "<f4", "<f2", "|u1", "|i1", "<u2", "<i2", "<u4",
 
 Parties = Annotated[int, msgspec.Meta(ge=2, le=MAX_PARTIES)]
 Deadline = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+Engine = Literal["native", "crypten"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +54,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     vote: Vote = Vote.SOFT
     reveal: Reveal = Reveal.PROBABILITIES
     deadline_s: Deadline | None = None
+    engine: Engine | None = None
 
 
 class CompactQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +68,7 @@ class CompactQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     vote: Vote = Vote.SOFT
     reveal: Reveal = Reveal.PROBABILITIES
     deadline_s: Deadline | None = None
+    engine: Engine | None = None
 
 
 class InferInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +153,7 @@ def compact_request(body: bytes, services: tuple[ServiceView, ...]) -> QueryRequ
         vote=query.vote.value,
         reveal=query.reveal.value,
         deadline_s=query.deadline_s,
+        engine=query.engine,
     )
 
 
@@ -165,6 +169,7 @@ def infer_request(infer: InferRequest, service: ServiceView) -> QueryRequest:
         vote=options.vote.value,
         reveal=options.reveal.value,
         deadline_s=options.deadline_s,
+        engine=options.engine,
     )
 
 

@@ -94,6 +94,7 @@ class Client:
         vote: Literal["soft", "hard"] = "soft",
         reveal: Literal["probabilities", "top1", "label"] = "probabilities",
         deadline_s: float | None = None,
+        engine: Literal["native", "crypten"] | None = None,
         on_progress: OnProgress | None = None,
     ) -> Answer:
         """Ask `service` about `x`: one input of the service's shape, or a batch (batch, *shape).
@@ -109,6 +110,8 @@ class Client:
             body["parties"] = parties
         if deadline_s is not None:
             body["deadline_s"] = deadline_s
+        if engine is not None:
+            body["engine"] = engine
         answer: Answer | None = None
         failure: BaseException | None = None
         with anyio.CancelScope() as scope:

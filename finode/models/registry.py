@@ -37,6 +37,7 @@ from finode.models.weights_file import (
     sync_folder,
     write_atomically,
 )
+from finode.smpc.engines import engines_for
 from finode.smpc.plan import Plan, decode_plan
 from finode.wire import canonical
 from finode.wire.directory import MAX_MODELS, ModelOffer, ServiceSpec
@@ -91,7 +92,11 @@ class ModelEntry:
     def offer(self) -> ModelOffer:
         """Return what the node's record says of this model."""
         return ModelOffer(
-            version=self.version, plan_digest=self.plan.digest(), service=self.service.name, price=self.price
+            version=self.version,
+            plan_digest=self.plan.digest(),
+            service=self.service.name,
+            price=self.price,
+            engines=engines_for(self.plan),
         )
 
 

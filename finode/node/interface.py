@@ -26,6 +26,7 @@ class QueryRequest:
     vote: str = "soft"
     reveal: str = "probabilities"
     deadline_s: float | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

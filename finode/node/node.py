@@ -52,9 +52,9 @@ from finode.node.reception import Reception
 from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
 from finode.node.views import model_view
+from finode.smpc.engines import available_engines, engines_for
 from finode.wire.directory import ServiceSpec
 
-ENGINES = ("native",)
 SWEEP_S = 10.0
 """How often deployments are compared with what their owners' records still offer."""
 STOP_TIMEOUT_S = 2.0
@@ -77,6 +77,7 @@ class _Offering:
                     classes=len(entry.service.classes),
                     input_shape=entry.service.input.shape,
                     price=entry.price,
+                    engines=engines_for(entry.plan),
                 )
                 for version, entry in self.entries.items()
             }
@@ -257,7 +258,7 @@ class Holdings:
             roles=config.node.roles,
             services=self.offering.services(),
             models=tuple(entry.offer() for entry in self.offering.entries.values()),
-            engines=ENGINES,
+            engines=available_engines(),
             capacity=config.node.capacity,
             party_price=config.party.price,
             dealer_price=config.dealer.price,
@@ -313,6 +314,7 @@ async def serve_node(
         party = PartyRole(network, pool, sessions, holdings.store, nursery, config, log)
         owner = OwnerRole(network, holdings.registry, holdings.offering, secret, config, log)
         book = CommitteeBook(config.node.capacity)
+        engines = available_engines()
 
         def view() -> MemberView:
             return MemberView(
@@ -322,7 +324,7 @@ async def serve_node(
                 roles=roles,
                 organization_of=network.organization_of,
                 accepts=network.accepts,
-                engines=ENGINES,
+                engines=engines,
                 capacity=config.node.capacity,
                 in_use=book.seats_in_use,
                 max_batch=config.party.max_batch,

@@ -184,6 +184,7 @@ class QuerierRole:
             reveal=reveal,
             max_batch=settings.max_batch,
             quota=max(settings.quota, settings.max_batch),
+            engine=request.engine or settings.engine,
             fractional_bits=settings.fractional_bits,
             session_timeout_s=max(1, round(settings.deadline_s)),
             lifetime_ms=round(settings.committee_lifetime_s * 1000),

@@ -57,10 +57,12 @@ def input_share_bytes(terms: Terms, batch: int) -> int:
 
 
 def _frame_limit(terms: Terms, plans: tuple[Plan, ...]) -> int:
+    # CrypTen's parties each share their own share bit by bit, and all of them are added up in the same rounds.
+    summands = 1 if terms.engine == "native" else len(terms.parties)
     values = sum(prod(shape) for plan in plans for shape in plan.shapes().values())
     votes = len(plans) * terms.classes * terms.classes
     weights = sum(plan.weight_numel() for plan in plans)
-    return 64 * KIB + BYTES_PER_VALUE * terms.max_batch * (values + votes) + 8 * weights
+    return 64 * KIB + BYTES_PER_VALUE * summands * terms.max_batch * (values + votes) + 8 * weights
 
 
 class PartySeat:

@@ -33,6 +33,7 @@ from finode.errors import FinodeError, RemoteError, StorageFull
 from finode.node.channel import BlockingChannel, Buffer, Envelope
 from finode.node.files import write_private
 from finode.smpc.engine import Dealing, Engine, Exchange, Finished, Outcome, PartyRun, Program
+from finode.smpc.engines import available_engines
 from finode.smpc.plan import decode_plan
 from finode.wire import canonical
 
@@ -210,6 +211,15 @@ def serve(channel: BlockingChannel, worker: Worker) -> None:
         channel.send({"id": request.header["id"], **reply.header}, reply.parts)
 
 
+def engines() -> dict[str, Engine]:
+    """Return the engines that this installation can run, by name."""
+    from finode.smpc.crypten.engine import CryptenEngine
+    from finode.smpc.native import NativeEngine
+
+    found: dict[str, Engine] = {"native": NativeEngine(), "crypten": CryptenEngine()}
+    return {name: found[name] for name in available_engines()}
+
+
 def main() -> None:
     """Entry of the process: import torch, say that the worker is warm, serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on the terminal is the daemon's to handle
@@ -218,11 +228,9 @@ def main() -> None:
 
     import torch
 
-    from finode.smpc.native import NativeEngine
-
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
-    worker = Worker({"native": NativeEngine()})
+    worker = Worker(engines())
     channel.send({"id": 0, "warm": True})
     try:
         serve(channel, worker)

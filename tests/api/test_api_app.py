@@ -81,7 +81,7 @@ async def test_infer_answers_with_labels_and_probabilities(node: FakeNode) -> No
         [1, 0, 0, 0, 0, 1, 1, 0],
         [2, 1, 2, 2],
         id="42",
-        parameters={"parties": 3, "vote": "hard", "deadline_s": 5, "priority": 1},
+        parameters={"parties": 3, "vote": "hard", "deadline_s": 5, "engine": "crypten", "priority": 1},
         some_extension=True,
     )
 
@@ -101,6 +101,7 @@ async def test_infer_answers_with_labels_and_probabilities(node: FakeNode) -> No
     assert all(isinstance(value, str | int | float | bool) for value in answer["parameters"].values())
     (request,) = node.requests
     assert (request.parties, request.vote, request.reveal, request.deadline_s) == (3, "hard", "probabilities", 5)
+    assert request.engine == "crypten"
     assert request.inputs.dtype == np.float64
 
 
@@ -163,6 +164,7 @@ async def test_infer_returns_the_outputs_asked_for_and_no_more_than_revealed(nod
         (tensor([1, 2, 3, 4], [1, 1, 2, 2], parameters={"vote": "loud"}), "loud"),
         (tensor([1, 2, 3, 4], [1, 1, 2, 2], parameters={"reveal": 7}), "reveal"),
         (tensor([1, 2, 3, 4], [1, 1, 2, 2], parameters={"deadline_s": 0}), "> 0"),
+        (tensor([1, 2, 3, 4], [1, 1, 2, 2], parameters={"engine": "spu"}), "engine"),
         (tensor([1, 2, 3, 4], [1, 1, 2, 2], outputs=[{"name": "weights"}]), "no output 'weights'"),
         ({"inputs": []}, "one input tensor"),
         ({}, "inputs"),

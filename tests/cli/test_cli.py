@@ -357,7 +357,7 @@ def batch(tmp_path: Path) -> Path:
 
 
 def test_query_as_json_follows_the_schema(home: Path, batch: Path, node: FakeNode) -> None:
-    arguments = ["--parties", 3, "--vote", "hard", "--deadline", "7.5", "--json"]
+    arguments = ["--parties", 3, "--vote", "hard", "--deadline", "7.5", "--engine", "crypten", "--json"]
 
     answer = found("query", "digits", batch, "--home", home, *arguments)
 
@@ -374,7 +374,7 @@ def test_query_as_json_follows_the_schema(home: Path, batch: Path, node: FakeNod
     assert answer["traffic"] == {"rounds": 17, "bytes_sent_per_party": [1000, 1001], "offline_bytes": 5000}
     assert answer["engine"] == "native"
     (request,) = node.requests
-    assert (request.parties, request.vote, request.deadline_s) == (3, "hard", 7.5)
+    assert (request.parties, request.vote, request.deadline_s, request.engine) == (3, "hard", 7.5, "crypten")
 
 
 def test_query_reveals_no_more_than_asked(home: Path, batch: Path) -> None:

@@ -57,7 +57,9 @@ async def check_a_query(url: str, node: FakeNode) -> None:
     x = np.zeros((2, 1, 2, 2))
     x[0, 0, 0, 0] = 1
     async with Client(url) as client:
-        answer = await client.query("digits", x, parties=3, vote="hard", deadline_s=9.5, on_progress=seen.append)
+        answer = await client.query(
+            "digits", x, parties=3, vote="hard", deadline_s=9.5, engine="crypten", on_progress=seen.append
+        )
 
     assert isinstance(answer, Answer)
     assert answer.labels == ("one", "zero")
@@ -72,7 +74,7 @@ async def check_a_query(url: str, node: FakeNode) -> None:
     assert [progress.phase for progress in seen] == ["committee", "deployment", "preprocessing", "rounds"]
     assert seen[0] == Progress(session=SESSION, phase="committee", done=1, total=2, detail="the committee")
     (request,) = node.requests
-    assert (request.parties, request.vote, request.deadline_s) == (3, "hard", 9.5)
+    assert (request.parties, request.vote, request.deadline_s, request.engine) == (3, "hard", 9.5, "crypten")
 
 
 @pytest.mark.asyncio

@@ -24,7 +24,7 @@ from finode.node.channel import Buffer, Envelope
 from finode.node.node import Holdings, Node, open_holdings, serve_node
 from finode.node.pool import WorkerPool
 from finode.node.secret import NodeSecret
-from finode.node.worker import Worker
+from finode.node.worker import Worker, engines
 from finode.smpc.plan import INPUT, Op, Plan, Step, WeightSpec
 from finode.wire.directory import InputSpec, ServiceSpec
 
@@ -111,9 +111,7 @@ class InlinePool(WorkerPool):
 
     def __init__(self) -> None:
         super().__init__(0, 1, structlog.get_logger())
-        from finode.smpc.native import NativeEngine
-
-        self.worker = InlineWorker(Worker({"native": NativeEngine()}))
+        self.worker = InlineWorker(Worker(engines()))
 
     @asynccontextmanager
     async def acquire(self, timeout_s: float = 60.0) -> AsyncIterator[Any]:

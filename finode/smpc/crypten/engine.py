@@ -1,0 +1,150 @@
+"""The `crypten` engine: CrypTen's protocols behind the interface of `finode.smpc.engine`, for comparison.
+
+Semi-honest, N >= 2 parties, any N - 1 of whom learn nothing; tuples from a dealer who sees nothing and must not be one
+of them or the querier. Weights stay shares: nothing is opened once per deployment, and masks are not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+
+from finode.errors import InputError, LocalError
+from finode.smpc import ring, sharing
+from finode.smpc.crypten import execution, tuples
+from finode.smpc.crypten.availability import NAME
+from finode.smpc.crypten.communicator import DryCommunicator, RoundCommunicator
+from finode.smpc.crypten.compat import Party, library, running
+from finode.smpc.crypten.randomness import NoGenerator, StreamGenerator, ring_streams
+from finode.smpc.crypten.threads import Link, ThreadRun
+from finode.smpc.crypten.tuples import PartyProvider, Recorder, Request
+from finode.smpc.engine import Buffer, Dealing, Floats, Output, Program
+from finode.smpc.native import zero_share
+from finode.smpc.plaintext import run_plaintext
+from finode.smpc.plan import Plan
+from finode.smpc.randomness import fresh_seed, subkey
+from finode.smpc.weights import split
+
+
+class CryptenEngine:
+    """Implements `finode.smpc.engine.Engine`.
+
+    CrypTen is imported when it is first needed; without it, `deal`, `correction_bytes` and `run` raise `ConfigError`.
+    """
+
+    name = NAME
+
+    def mask_seed(self, secret: bytes, deployment: bytes, party_index: int) -> bytes:
+        """Return 32 bytes that a deployment's files are named for; CrypTen masks no weights."""
+        return subkey(secret, "crypten deployment", deployment, party_index)
+
+    def open_weights(
+        self,
+        plans: Sequence[Plan],
+        shares: Sequence[Buffer],
+        mask_seeds: Sequence[bytes],
+        party_index: int,
+        parties: int,
+    ) -> ThreadRun:
+        """Open nothing: the run ends as it starts, and every deployment's constants are empty."""
+
+        def body(link: Link) -> list[bytes]:
+            library()  # the import takes a while, and nobody waits for it now
+            return [b"" for _ in plans]
+
+        return ThreadRun(body, party_index, parties)
+
+    def deal(self, program: Program, secret: bytes) -> Dealing:
+        """Make one bundle from fresh randomness; the corrections are computed as they are taken."""
+        requests = requests_of(program)
+        seeds = tuple(fresh_seed() for _ in range(program.parties))
+        return Dealing(seeds, self.correction_bytes(program), tuples.deal(requests, seeds))
+
+    def correction_bytes(self, program: Program) -> int:
+        """Return the exact size of the corrections that the last party gets for one run of `program`."""
+        return sum(request.correction_bytes for request in requests_of(program))
+
+    def run(
+        self,
+        program: Program,
+        party_index: int,
+        constants: Sequence[Buffer],
+        mask_seeds: Sequence[bytes],
+        weight_shares: Sequence[Buffer],
+        input_share: Buffer,
+        bundle_seed: bytes,
+        corrections: Buffer,
+        zero_keys: Mapping[int, bytes],
+    ) -> ThreadRun:
+        """Run the program; the value is this party's share of the output, as bytes. See `engine.Engine.run`."""
+        parties = program.parties
+        if not 0 <= party_index < parties:
+            raise LocalError(f"party {party_index} of {parties}: they are counted from 0")
+        if sorted(zero_keys) != [party for party in range(parties) if party != party_index]:
+            raise LocalError(f"zero-sharing keys with parties {sorted(zero_keys)} in a run of {parties}")
+        if len(memoryview(input_share).cast("B")) != sharing.input_bytes(program.plans[0], program.batch):
+            raise InputError(f"the input share has {len(input_share)} bytes, which is not what the program takes")
+        query = ring.from_bytes(input_share, (program.batch, *program.plans[0].input_shape))
+        weights = [
+            split(data, plan.weights, f"the weight share of model {model}")
+            for model, (plan, data) in enumerate(zip(program.plans, weight_shares, strict=True))
+        ]
+        # Dry runs take a while: the dealer and the last party make them before the query comes, the others need none.
+        execution.check(program)
+        last = party_index == parties - 1
+        provider = PartyProvider(bundle_seed, corrections, requests_of(program) if last else None)
+        streams = ring_streams(zero_keys, party_index, parties)
+        generators = {name: StreamGenerator(stream) for name, stream in streams.items()}
+
+        def body(link: Link) -> bytes:
+            communicator = RoundCommunicator(party_index, parties, link.exchange)
+            with running(Party(communicator, provider, generators, program.fractional_bits)):
+                output = execution.compute(program, weights, query).reshape(-1)
+            provider.finish()
+            return ring.to_bytes(output + zero_share(zero_keys, party_index, output.numel()))
+
+        return ThreadRun(body, party_index, parties)
+
+    def plaintext(self, program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> Output:
+        """Run the program in the clear with the native engine's fixed point; CrypTen's approximations are not in it."""
+        return run_plaintext(program, weights, x)
+
+
+def requests_of(program: Program) -> tuple[Request, ...]:
+    """Return what CrypTen will ask the dealer for, in order: found by dry runs on tensors without values."""
+    execution.check(program)
+    # What a model and what the vote asks for depends on nothing else of the program.
+    alone = replace(program, plans=(), deployments=(), reveal="probabilities", profile="")
+    models = [_ballot_requests(alone, plan) for plan in program.plans]
+    votes = _tally_requests(replace(program, plans=program.plans[:1], deployments=(), profile=""), program.models)
+    return tuple(request for asked in (*models, votes) for request in asked)
+
+
+@lru_cache(maxsize=256)
+def _ballot_requests(program: Program, plan: Plan) -> tuple[Request, ...]:
+    weights = {spec.name: _without_values(spec.shape) for spec in plan.weights}
+    query = _without_values((program.batch, *plan.input_shape))
+    return _dry_run(program, lambda: execution.ballot(program, plan, weights, query))
+
+
+@lru_cache(maxsize=256)
+def _tally_requests(program: Program, models: int) -> tuple[Request, ...]:
+    shares = _without_values((program.batch, program.classes))
+    point = program.fractional_bits if program.vote == "soft" else 0
+    return _dry_run(program, lambda: execution.tally(program, [execution.shared(shares, point)] * models))
+
+
+def _dry_run(program: Program, work: Callable[[], object]) -> tuple[Request, ...]:
+    recorder, none = Recorder(), NoGenerator()
+    generators = {"prev": none, "next": none, "local": none}
+    library()
+    with running(Party(DryCommunicator(program.parties), recorder, generators, program.fractional_bits)):
+        work()
+    return tuple(recorder.requests)
+
+
+def _without_values(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.int64, device="meta")
