@@ -21,9 +21,8 @@ from finode.smpc.engine import Program
 from finode.smpc.gates.base import Gate
 from finode.smpc.gates.layout import Concat, Pad, Slice, Subtract, Times, Transpose
 from finode.smpc.gates.linear import AddWeight, Convolution, Form, Mask, Matmul, PerChannel, Product
-from finode.smpc.gates.local import Add, AveragePool, Repeat, Reshape, Subsample, SumModels
+from finode.smpc.gates.local import Add, AveragePool, Repeat, Reshape, Subsample
 from finode.smpc.gates.log_softmax import LOG_BITS, LogSoftmax
-from finode.smpc.gates.maximum import MAX_BLOCK, ArgMax, OneHot, Winners
 from finode.smpc.gates.piecewise import Pieces, PiecewiseLinear, clip, leaky
 from finode.smpc.gates.pool import MaxPool, Window, stages
 from finode.smpc.gates.product import ELEMENTWISE, MatrixProduct
@@ -31,6 +30,7 @@ from finode.smpc.gates.softmax import MAX_SUMMED, PROBABILITY_BITS, Multiply, So
 from finode.smpc.gates.spline import ERF, EXP, GELU, GELU_TANH, SIGMOID, TANH, Curve, Spline
 from finode.smpc.gates.truncate import Truncate, TruncateRelu
 from finode.smpc.plan import INPUT, Op, Plan, Step
+from finode.smpc.voting import VOTES, Logits, reveal
 from finode.smpc.weights import WeightRef
 
 HEADROOM_BITS = 61
@@ -52,8 +52,9 @@ def lower(program: Program) -> Circuit:
     builder = CircuitBuilder((INPUT,))
     masked: dict[str, str] = {}
     x = Value(INPUT, (1, program.batch, *program.plans[0].input_shape), program.fractional_bits)
-    logits = [LaneLowering(builder, masked, program, models).lower(x) for models in lanes(program)]
-    return builder.build(_vote(builder, program, logits))
+    groups = lanes(program)
+    logits = [LaneLowering(builder, masked, program, models).lower(x) for models in groups]
+    return builder.build(reveal(builder, program, logits, [model for models in groups for model in models]))
 
 
 def lanes(program: Program) -> list[tuple[int, ...]]:
@@ -72,7 +73,9 @@ def _check(program: Program) -> None:
         raise InputError(f"{len(plans)} models are more than the {MAX_SUMMED} that one vote adds up")
     if any(plan.input_shape != plans[0].input_shape or plan.classes != plans[0].classes for plan in plans):
         raise ModelError("the models of a program differ in their input or their classes")
-    if program.vote not in ("soft", "hard") or program.reveal not in ("probabilities", "top1", "label"):
+    if (program.vote == "weighted") != bool(program.weights) or len(program.weights) not in (0, len(plans)):
+        raise InputError(f"a {program.vote} vote of {len(plans)} models with {len(program.weights)} weights")
+    if program.vote not in VOTES or program.reveal not in ("probabilities", "top1", "label"):
         raise InputError(f"unknown vote {program.vote!r} or reveal {program.reveal!r}")
     for plan in plans:
         if plan.range_bits < 1 or 2 * program.fractional_bits + plan.range_bits > HEADROOM_BITS:
@@ -82,35 +85,6 @@ def _check(program: Program) -> None:
             )
     if program.parties < 2 or program.batch < 1:
         raise InputError(f"a program needs two parties and one input, not {program.parties} and {program.batch}")
-
-
-def _vote(builder: CircuitBuilder, program: Program, logits: list[tuple[Value, int]]) -> str:
-    """Add the gates from every lane's logits (with their bound in bits) to what is revealed."""
-    models, classes, batch = len(program.plans), program.plans[0].classes, program.batch
-    f, shape = program.fractional_bits, (batch, classes)
-    if program.vote == "soft":
-        ballots = [
-            builder.add(f"lane{i}/softmax", Softmax(value.shape, value.point - f, f, f + bits + 1), value.name)
-            for i, (value, bits) in enumerate(logits)
-        ]
-        # Truncated before anything is revealed: the digits below 2^-f would show more than the answer.
-        shift, bound = PROBABILITY_BITS - f, f + models.bit_length() + 1
-    else:
-        ballots = [_hard_ballot(builder, f"lane{i}", value, f, bits) for i, (value, bits) in enumerate(logits)]
-        shift, bound = 0, models.bit_length() + 1
-    total = builder.add("vote/sum", SumModels(), *ballots)
-    if program.reveal == "probabilities":
-        return builder.add("vote/truncate", Truncate(shape, shift), total) if shift else total
-    gives = Winners.TOP if program.reveal == "top1" else Winners.INDEX
-    return builder.add("vote/argmax", ArgMax(shape, shift, bound, gives), total)
-
-
-def _hard_ballot(builder: CircuitBuilder, lane: str, logits: Value, f: int, bits: int) -> str:
-    classes, shift, bound = logits.shape[-1], logits.point - f, f + bits + 1
-    if classes <= MAX_BLOCK:
-        return builder.add(f"{lane}/argmax", ArgMax(logits.shape, shift, bound, Winners.ONE_HOT), logits.name)
-    label = builder.add(f"{lane}/argmax", ArgMax(logits.shape, shift, bound, Winners.INDEX), logits.name)
-    return builder.add(f"{lane}/one_hot", OneHot(logits.shape[:-1], classes), label)
 
 
 class LaneLowering:
@@ -135,8 +109,8 @@ class LaneLowering:
         self._pending_relu: set[str] = set()
         self._did_relu: set[str] = set()
 
-    def lower(self, x: Value) -> tuple[Value, int]:
-        """Add the gates of all steps; return the logits and the bits of their range."""
+    def lower(self, x: Value) -> Logits:
+        """Add the gates of all steps; return the logits."""
         self._values[INPUT] = x
         handlers: dict[Op, Callable[[Step, Value], Value]] = {
             Op.CONV: lambda step, v: self._product(
@@ -180,7 +154,7 @@ class LaneLowering:
         if logits.shape[0] < len(self._models):
             name = self._builder.add(f"{logits.name}/repeat", Repeat(len(self._models)), logits.name)
             logits = Value(name, (len(self._models), *logits.shape[1:]), logits.point)
-        return logits, self._plan.range_bits
+        return Logits(logits.name, logits.shape, logits.point, self._plan.range_bits)
 
     @property
     def _compare_bits(self) -> int:
