@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @click.argument("service")
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option("--parties", type=click.IntRange(2, 16), help="Computing parties of the committee.")
-@click.option("--vote", type=click.Choice(("soft", "hard")), default="soft", show_default=True)
+@click.option(
+    "--vote",
+    type=click.Choice(("soft", "hard", "entropy", "spectral")),
+    default="soft",
+    show_default=True,
+    help="How the models' answers become one; entropy and spectral weigh sure models more.",
+)
 @click.option(
     "--reveal",
     type=click.Choice(("probabilities", "top1", "label")),
@@ -36,7 +42,7 @@ def query(
     service: str,
     input: Path,
     parties: int | None,
-    vote: Literal["soft", "hard"],
+    vote: Literal["soft", "hard", "entropy", "spectral"],
     reveal: Literal["probabilities", "top1", "label"],
     deadline: float | None,
     engine: Literal["native", "crypten"] | None,

@@ -91,7 +91,7 @@ class Client:
         x: object,
         *,
         parties: int | None = None,
-        vote: Literal["soft", "hard"] = "soft",
+        vote: Literal["soft", "hard", "entropy", "spectral"] = "soft",
         reveal: Literal["probabilities", "top1", "label"] = "probabilities",
         deadline_s: float | None = None,
         engine: Literal["native", "crypten"] | None = None,

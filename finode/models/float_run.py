@@ -5,6 +5,7 @@ Convolutions and pools take their windows as a strided view; nothing here is fas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -16,6 +17,7 @@ from finode.smpc.plan import INPUT, Op, Plan, Step
 Weights = Mapping[str, Array]
 Watcher = Callable[[str, Array], None]
 """Is shown every value by name, the input included, as soon as it is known."""
+_ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def run_float(plan: Plan, weights: Weights, x: Array, watch: Watcher | None = None) -> Array:
@@ -27,13 +29,18 @@ def run_float(plan: Plan, weights: Weights, x: Array, watch: Watcher | None = No
         watch(INPUT, values[INPUT])
     for index, step in enumerate(plan.steps):
         inputs = [values[name] for name in step.inputs]
-        values[step.output] = _OPS[step.op](step, inputs, weights)
+        values[step.output] = run_step(step, inputs, weights)
         if watch is not None:
             watch(step.output, values[step.output])
         for name in step.inputs:
             if last[name] == index and name != plan.output:
                 values.pop(name, None)
     return values[plan.output]
+
+
+def run_step(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    """Return the value of one step from its inputs' values."""
+    return _OPS[step.op](step, inputs, weights)
 
 
 def softmax(values: Array) -> Array:
@@ -122,6 +129,85 @@ def _reshape(step: Step, inputs: list[Array], weights: Weights) -> Array:
     return inputs[0].reshape(-1, *step.output_shape)
 
 
+def _sub(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(inputs[0] - inputs[1])
+
+
+def _mul(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(inputs[0] * inputs[1])
+
+
+def _matmul(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(inputs[0] @ inputs[1])
+
+
+def _mul_weight(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(inputs[0] * weights[step.weight][np.newaxis])
+
+
+def _times(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(inputs[0] * step.numbers[0])
+
+
+def _leaky_relu(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(np.where(inputs[0] < 0, step.numbers[0] * inputs[0], inputs[0]))
+
+
+def _clip(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(np.minimum(np.maximum(inputs[0], step.numbers[0]), max(step.numbers)))
+
+
+def _sigmoid(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(0.5 * (1 + np.tanh(inputs[0] / 2)))
+
+
+def _tanh(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.tanh(inputs[0])
+
+
+def _erf(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(_ERF(inputs[0]), dtype=np.float64)
+
+
+def _gelu(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.asarray(inputs[0] * 0.5 * (1 + _erf(step, [inputs[0] / math.sqrt(2)], weights)))
+
+
+def _gelu_tanh(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    x = inputs[0]
+    return np.asarray(x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+
+
+def _exp(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.exp(inputs[0])
+
+
+def _transpose(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return inputs[0].transpose(0, *(1 + axis for axis in step.axes))
+
+
+def _concat(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    return np.concatenate(inputs, axis=1 + step.axes[0])
+
+
+def _slice(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    x = inputs[0]
+    for axis, (start, stride, count) in enumerate(zip(step.starts, step.strides, step.output_shape, strict=True)):
+        x = x.take(start + stride * np.arange(count), axis=1 + axis)
+    return x
+
+
+def _pad(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    rank = len(step.pads) // 2
+    sides = [(0, 0), *zip(step.pads[:rank], step.pads[rank:], strict=True)]
+    return np.pad(inputs[0], sides, constant_values=step.numbers[0])
+
+
+def _log_softmax(step: Step, inputs: list[Array], weights: Weights) -> Array:
+    shifted = inputs[0] - inputs[0].max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
 def _softmax(step: Step, inputs: list[Array], weights: Weights) -> Array:
     return softmax(inputs[0])
 
@@ -138,4 +224,22 @@ _OPS: Mapping[Op, Callable[[Step, list[Array], Weights], Array]] = {
     Op.GLOBAL_AVERAGE_POOL: _global_average_pool,
     Op.RESHAPE: _reshape,
     Op.SOFTMAX: _softmax,
+    Op.SUB: _sub,
+    Op.MUL: _mul,
+    Op.MATMUL: _matmul,
+    Op.MUL_WEIGHT: _mul_weight,
+    Op.TIMES: _times,
+    Op.LEAKY_RELU: _leaky_relu,
+    Op.CLIP: _clip,
+    Op.SIGMOID: _sigmoid,
+    Op.TANH: _tanh,
+    Op.GELU: _gelu,
+    Op.GELU_TANH: _gelu_tanh,
+    Op.ERF: _erf,
+    Op.EXP: _exp,
+    Op.TRANSPOSE: _transpose,
+    Op.CONCAT: _concat,
+    Op.SLICE: _slice,
+    Op.PAD: _pad,
+    Op.LOG_SOFTMAX: _log_softmax,
 }

@@ -26,25 +26,50 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
 from finode.errors import ModelError, UnsupportedOperator
-from finode.models.shapes import infer_shapes
+from finode.models.nodes import Node
+from finode.models.patterns import with_gelus, without_label
+from finode.models.shapes import PLACES, evaluate_integers, infer_shapes
 
 SUPPORTED = (
     "Add",
     "AveragePool",
     "BatchNormalization",
+    "Clip",
+    "Concat",
     "Conv",
+    "Div",
     "Dropout",
+    "Erf",
+    "Exp",
     "Flatten",
+    "Gelu",
     "Gemm",
     "GlobalAveragePool",
     "Identity",
+    "LeakyRelu",
+    "LogSoftmax",
     "MatMul",
+    "Max",
     "MaxPool",
+    "Min",
+    "Mul",
+    "Neg",
+    "Pad",
+    "Pow",
     "Relu",
     "Reshape",
+    "Sigmoid",
+    "Slice",
     "Softmax",
+    "Split",
+    "Squeeze",
+    "Sub",
+    "Tanh",
+    "Transpose",
+    "Unsqueeze",
 )
-"""The ONNX operators that may stand between the input and the output (and Constant, which is data)."""
+"""The ONNX operators that may stand between the input and the output (and Constant, which is data). An ArgMax or a
+TopK of 1 may stand at the end."""
 
 MAX_MODEL_BYTES = 512 << 20
 """Larger files are refused before they are parsed; protobuf itself ends at 2 GiB."""
@@ -60,24 +85,6 @@ _CONSTANT_FOLDED = ("Constant", "Identity", "Transpose", "Add")
 _DOMAINS = ("", "ai.onnx")
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One operator. `inputs` and `outputs` hold value names, "" where an optional one is left out."""
-
-    op: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: dict[str, Any] = field(repr=False)
-
-    def __str__(self) -> str:
-        return f"node {self.name!r} ({self.op})"
-
-    def input(self, index: int) -> str:
-        """Return the name of an input, "" where it is left out."""
-        return self.inputs[index] if index < len(self.inputs) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,7 @@ def read_graph(source: Path | bytes, *, name: str = "", max_bytes: int = MAX_MOD
     model = _parse(source, label, max_bytes)
     opset = _opset(model, label)
     graph = model.graph
+    without_label(model)
     given = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in given]
     if len(inputs) != 1 or len(graph.output) != 1:
@@ -126,8 +134,9 @@ def read_graph(source: Path | bytes, *, name: str = "", max_bytes: int = MAX_MOD
     batch = _mark_batch(inputs[0], label)
     shapes = infer_shapes(model, label)
     nodes = [_node(node) for node in reached]
-    constants = _constants(model, nodes, label)
-    rest = tuple(node for node in nodes if node.outputs[0] not in constants)
+    constants: dict[str, npt.NDArray[Any]] = dict(evaluate_integers(model, shapes))
+    constants |= _constants(model, nodes, label)
+    rest = with_gelus([node for node in nodes if node.outputs[0] not in constants], constants, graph.output[0].name)
     if graph.output[0].name in constants:
         raise ModelError(f"{label}: the output does not depend on the input")
     return Graph(
@@ -215,17 +224,18 @@ def _reached(model: onnx.ModelProto, label: str) -> list[onnx.NodeProto]:
             continue
         reached.add(index)
         node = model.graph.node[index]
-        # Reshape's second input is a shape: inference has it already.
-        wanted.extend(node.input[:1] if node.op_type == "Reshape" else node.input)
+        # Where a Reshape or a Slice leads is known from shapes and constants.
+        places = PLACES.get(node.op_type, ())
+        wanted.extend(name for index, name in enumerate(node.input) if index not in places)
     if not reached:
         raise ModelError(f"{label}: nothing computes the output {model.graph.output[0].name!r}")
     return [model.graph.node[index] for index in sorted(reached)]
 
 
 def _refuse_unsupported(nodes: list[onnx.NodeProto], label: str) -> None:
-    # Transpose of weights is constant-folded, ReduceMean over height and width is a spelling of GlobalAveragePool:
-    # both are settled later, and refused there where they are anything else.
-    known = {*SUPPORTED, "Constant", "Transpose", "ReduceMean"}
+    # ReduceMean over height and width is a spelling of GlobalAveragePool: settled later, and refused there where it is
+    # anything else.
+    known = {*SUPPORTED, "Constant", "ReduceMean"}
     for node in nodes:
         if node.op_type not in known or node.domain not in _DOMAINS:
             raise unsupported(label, node.op_type, _node_name(node), node.domain)
@@ -317,8 +327,8 @@ def _sample_shapes(
     nodes: tuple[Node, ...], input_name: str, shapes: dict[str, tuple[int, ...]], batch: int, label: str
 ) -> dict[str, tuple[int, ...]]:
     samples = {input_name: shapes[input_name][1:]}
-    for node in nodes:
-        name = node.outputs[0]
+    outputs = [(node, name) for node in nodes for name in node.outputs[: None if node.op == "Split" else 1]]
+    for node, name in outputs:
         shape = shapes.get(name)
         if shape is None:
             raise ModelError(f"{label}: the shape of {name!r} ({node}) depends on more than the batch")

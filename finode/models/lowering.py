@@ -4,8 +4,7 @@ What changes nothing (Identity, Dropout, a Reshape to the same shape) writes no 
 of its input. What is linear and follows a linear step that nobody else reads (batch-norm, a constant addend) is folded
 into that step's weights; so folding needs no pass of its own.
 
-Steps, values and weights are numbered by operation, never named after the ONNX nodes: names say nothing about the
-owner's code, and organizations with the same architecture get the same plan, which engines run as one batch.
+Activations and what moves, joins or multiplies values are in `functions`, what all operators need in `emitter`.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from finode.models.graph import Array, Graph, Node, unsupported
+from finode.models.functions import Functions
+from finode.models.graph import Array, Graph, unsupported
+from finode.models.nodes import Node
 from finode.models.windows import read_windows
-from finode.smpc.plan import INPUT, Op, Plan, Step, WeightSpec
+from finode.smpc.plan import INPUT, Op, Plan, WeightSpec
 
-_SAMPLE_RANKS = (1, 3)
+_IMAGE_RANK = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +38,11 @@ def lower(graph: Graph) -> Lowered:
     return _Lowering(graph).run()
 
 
-class _Lowering:
+class _Lowering(Functions):
     def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._steps: dict[str, Step] = {}  # by the value that the step writes, in order
-        self._weights: dict[str, Array] = {}
-        self._origins: dict[str, str] = {}
-        self._values: dict[str, str] = {graph.input: INPUT}  # ONNX name -> plan name
-        self._shapes: dict[str, tuple[int, ...]] = {INPUT: graph.shapes[graph.input]}
-        self._readers: dict[str, int] = {INPUT: graph.consumers(graph.input)}
+        super().__init__(graph)
         self._methods: dict[str, Callable[[Node], None]] = {
-            "Add": self._add,
+            **self.function_methods(),
             "AveragePool": self._average_pool,
             "BatchNormalization": self._batch_normalization,
             "Conv": self._conv,
@@ -63,7 +56,8 @@ class _Lowering:
             "ReduceMean": self._reduce_mean,
             "Relu": self._relu,
             "Reshape": self._reshape,
-            "Softmax": self._softmax,
+            "Squeeze": self._reshape,
+            "Unsqueeze": self._reshape,
         }
 
     def run(self) -> Lowered:
@@ -81,7 +75,9 @@ class _Lowering:
                 "end the model with a Flatten or a linear layer",
             )
         last = self._steps.get(output)
-        softmax_at_end = last is not None and last.op is Op.SOFTMAX and self._readers[output] == 1
+        ends = (Op.SOFTMAX, Op.LOG_SOFTMAX)
+        # The softmax of a log-softmax is the softmax: either at the end leaves the logits.
+        softmax_at_end = last is not None and last.op in ends and self._readers[output] == 1
         if last is not None and softmax_at_end:
             self._steps.pop(output)
             output = last.inputs[0]
@@ -94,85 +90,6 @@ class _Lowering:
             softmax_at_end=softmax_at_end,
         )
         return Lowered(plan, self._weights, self._origins)
-
-    # ---- what every operator needs
-
-    def _operand(self, node: Node, index: int = 0) -> str:
-        """Return the plan's name of a computed input."""
-        name = node.input(index)
-        if name not in self._values:
-            raise self._graph.fail(f"input {index + 1} of {node} is a constant; a computed value is needed")
-        return self._values[name]
-
-    def _constant(self, node: Node, index: int, what: str) -> Array:
-        """Return a constant input as finite float64."""
-        value = self._constant_or_none(node, index)
-        if value is None:
-            raise self._graph.fail(f"the {what} of {node} is computed, or left out; it must be a constant of the file")
-        return value
-
-    def _constant_or_none(self, node: Node, index: int) -> Array | None:
-        name = node.input(index)
-        if name not in self._graph.constants:
-            return None
-        value: npt.NDArray[Any] = self._graph.constants[name]
-        with np.errstate(over="ignore", invalid="ignore"):
-            array: Array = np.asarray(value, dtype=np.float64)
-        if not np.isfinite(array).all():
-            raise self._graph.fail(f"the weight {name!r} of {node} has NaN or infinite values", "train it again")
-        return array
-
-    def _emit(self, node: Node, op: Op, *inputs: str, weight: Array | None = None, bias: Array | None = None) -> str:
-        """Append a step; return the plan's name of its value. Raises `ModelError` for ranks that no engine has."""
-        shape = self._graph.shapes[node.outputs[0]]
-        for sample in (*(self._shapes[name] for name in inputs), shape):
-            if op is not Op.RESHAPE and len(sample) not in _SAMPLE_RANKS:
-                raise self._graph.fail(
-                    f"{node} works on samples of the shape {sample}",
-                    "a sample must be (features,) or (channels, height, width)",
-                )
-        number = 1 + sum(step.op is op for step in self._steps.values())
-        name = f"{op.value}{number}"
-        step = Step(op=op, name=name, inputs=inputs, output=name, output_shape=shape)
-        if weight is not None:
-            step = replace(step, weight=f"{name}.weight")
-            self._weights[step.weight] = weight
-        self._steps[name] = step
-        self._shapes[name] = shape
-        self._origins[name] = node.name
-        self._name_value(node, name)
-        if bias is not None:
-            self._set_bias(name, bias)
-        return name
-
-    def _name_value(self, node: Node, value: str) -> None:
-        """Make `value` what the node's output stands for, and count who will read it."""
-        used = [name for name in node.outputs[1:] if name and self._graph.consumers(name)]
-        if used:
-            raise self._graph.fail(f"the second output {used[0]!r} of {node} is used; only the first is supported")
-        self._values[node.outputs[0]] = value
-        self._readers[value] = self._readers.get(value, 0) + self._graph.consumers(node.outputs[0])
-
-    def _alias(self, node: Node, value: str) -> None:
-        """Make the node's output another name of `value`, which the node read."""
-        self._readers[value] -= 1
-        self._name_value(node, value)
-
-    def _set_bias(self, value: str, bias: Array) -> None:
-        step = replace(self._steps[value], bias=f"{value}.bias")
-        self._steps[value] = step
-        self._weights[step.bias] = bias
-
-    def _foldable(self, value: str, *ops: Op) -> Step | None:
-        """Return the step that writes `value` if it is one of `ops` and nobody else reads the value."""
-        step = self._steps.get(value)
-        return step if step is not None and step.op in ops and self._readers[value] == 1 else None
-
-    def _bias_of(self, step: Step) -> Array:
-        if step.bias:
-            return self._weights[step.bias]
-        channels = step.output_shape[-1] if step.op is Op.LINEAR else step.output_shape[0]
-        return np.zeros(channels)
 
     # ---- linear operators
 
@@ -213,47 +130,20 @@ class _Lowering:
 
     def _matmul(self, node: Node) -> None:
         graph = self._graph
+        if not any(name in graph.constants for name in node.inputs):
+            self._matrix_product(node)
+            return
         if node.inputs[0] in graph.constants:
             raise graph.fail(
                 f"{node} has a constant on the left, which multiplies along another dimension than the last",
                 "write it as x @ W, or as a Gemm",
             )
-        if node.inputs[1] not in graph.constants:
-            raise graph.fail(f"{node} multiplies two computed values; one must be a constant of the file")
         weight = self._constant(node, 1, "matrix")
         sample = graph.shapes[node.inputs[0]]
         if weight.ndim < 2 or math.prod(weight.shape[:-2]) != 1 or weight.ndim > len(sample) + 1:
             raise graph.fail(f"{node} multiplies by the shape {weight.shape}; a matrix is needed")
         matrix = weight.reshape(weight.shape[-2:])
         self._emit(node, Op.LINEAR, self._operand(node), weight=np.ascontiguousarray(matrix.T))
-
-    def _add(self, node: Node) -> None:
-        constant = next((i for i, name in enumerate(node.inputs) if name in self._graph.constants), None)
-        if constant is not None:
-            self._add_constant(node, self._operand(node, 1 - constant), self._constant(node, constant, "addend"))
-            return
-        a, b = self._operand(node, 0), self._operand(node, 1)
-        if self._shapes[a] != self._shapes[b]:
-            raise self._graph.fail(f"{node} adds samples of the shapes {self._shapes[a]} and {self._shapes[b]}")
-        self._emit(node, Op.ADD, a, b)
-
-    def _add_constant(self, node: Node, value: str, addend: Array) -> None:
-        sample = self._shapes[value]
-        if addend.ndim > len(sample):
-            if addend.ndim > len(sample) + 1 or addend.shape[0] != 1:
-                raise self._graph.fail(f"{node} adds {addend.shape}, which is not the same for every sample")
-            addend = addend[0]
-        if self._graph.shapes[node.outputs[0]] != sample:
-            raise self._graph.fail(f"{node} widens a sample of the shape {sample} to that of {addend.shape}")
-        addend = addend.reshape((1,) * (len(sample) - addend.ndim) + addend.shape)
-        step = self._foldable(value, Op.CONV, Op.LINEAR)
-        channel = len(sample) - 1 if step is not None and step.op is Op.LINEAR else 0
-        per_channel = all(side == 1 for axis, side in enumerate(addend.shape) if axis != channel)
-        if step is not None and per_channel:
-            self._set_bias(value, self._bias_of(step) + addend.reshape(-1))
-            self._alias(node, value)
-        else:
-            self._emit(node, Op.ADD_WEIGHT, value, weight=np.ascontiguousarray(addend))
 
     def _batch_normalization(self, node: Node) -> None:
         graph = self._graph
@@ -308,6 +198,8 @@ class _Lowering:
         )
 
     def _global_average_pool(self, node: Node) -> None:
+        if len(self._graph.shapes[node.inputs[0]]) != _IMAGE_RANK:
+            raise self._graph.fail(f"{node} works on other samples than (channels, height, width)")
         self._emit(node, Op.GLOBAL_AVERAGE_POOL, self._operand(node))
 
     def _reduce_mean(self, node: Node) -> None:
@@ -346,13 +238,3 @@ class _Lowering:
         if (node.input(2) and training is None) or (training is not None and training.any()):
             raise self._graph.fail(f"{node} is in training mode", "export the model after module.eval()")
         self._alias(node, self._operand(node))
-
-    def _softmax(self, node: Node) -> None:
-        rank = 1 + len(self._graph.shapes[node.inputs[0]])
-        # Before opset 13 the default was 1, and all dimensions from the axis on were taken together.
-        axis = int(node.attributes.get("axis", -1 if self._graph.opset >= 13 else 1)) % rank
-        if axis != rank - 1:
-            raise self._graph.fail(
-                f"{node} goes over dimension {axis} of {rank}", "a softmax must go over the last dimension"
-            )
-        self._emit(node, Op.SOFTMAX, self._operand(node))

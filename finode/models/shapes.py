@@ -1,8 +1,9 @@
 """The static shape of every value of an ONNX model, once its batch dimension is a number.
 
 onnx's own inference does nearly all of it. What it gives up on is a Reshape whose target is computed from another
-value's shape (`x.view(x.size(0), -1)`, as torch's older exporter writes it): so whatever computes shapes is evaluated
-here, value by value, with onnx's reference evaluator; the Reshape gets a constant target, and the inference goes on.
+value's shape (`x.view(x.size(0), -1)`, as torch's older exporter writes it), or a Slice or Pad at a computed place: so
+whatever computes shapes is evaluated here, value by value, with onnx's reference evaluator; the Reshape gets a constant
+target, and the inference goes on.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _SHAPE_OPERATORS = (
     "Cast",
     "Concat",
     "Constant",
+    "ConstantOfShape",
     "Div",
     "Gather",
     "Identity",
@@ -32,9 +34,12 @@ _SHAPE_OPERATORS = (
     "Slice",
     "Squeeze",
     "Sub",
+    "Transpose",
     "Unsqueeze",
 )
 _MAX_SHAPE_NUMEL = 64
+PLACES = {"Pad": (1, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Unsqueeze": (1,)}
+"""The inputs that are no values, but integers that say where."""
 
 Shapes = dict[str, tuple[int, ...]]
 Integers = npt.NDArray[np.int64]
@@ -55,7 +60,7 @@ def infer_shapes(model: onnx.ModelProto, label: str) -> Shapes:
         while True:
             inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
             shapes = dict(_known(inferred))
-            if not _settle_reshapes(model, shapes):
+            if not _settle_places(model, shapes):
                 return shapes
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -70,25 +75,27 @@ def _known(model: onnx.ModelProto) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield value.name, tuple(dim.dim_value for dim in tensor.shape.dim)
 
 
-def _settle_reshapes(model: onnx.ModelProto, shapes: Shapes) -> bool:
-    """Give a constant target to every Reshape without a known shape whose target can be computed."""
+def _settle_places(model: onnx.ModelProto, shapes: Shapes) -> bool:
+    """Give a constant for every computed integer that decides a shape and can be computed."""
     graph = model.graph
-    waiting = [node for node in graph.node if node.op_type == "Reshape" and node.output[0] not in shapes]
+    waiting = [node for node in graph.node if node.op_type in PLACES and node.output[0] not in shapes]
     if not waiting:
         return False
-    values = _evaluate(model, shapes)
+    values = evaluate_integers(model, shapes)
+    known = {tensor.name for tensor in graph.initializer}
     settled = False
-    for index, node in enumerate(waiting):
-        target = values.get(node.input[1]) if len(node.input) > 1 else None
-        if target is not None:
-            name = f"finode-target-{len(graph.initializer)}-{index}"
-            graph.initializer.append(onnx.numpy_helper.from_array(target.astype(np.int64), name))
-            node.input[1] = name
-            settled = True
+    for node in waiting:
+        for index in PLACES[node.op_type]:
+            name = node.input[index] if index < len(node.input) else ""
+            if name in values and name not in known:
+                constant = f"finode-place-{len(graph.initializer)}"
+                graph.initializer.append(onnx.numpy_helper.from_array(values[name].astype(np.int64), constant))
+                node.input[index] = constant
+                settled = True
     return settled
 
 
-def _evaluate(model: onnx.ModelProto, shapes: Shapes) -> dict[str, Integers]:
+def evaluate_integers(model: onnx.ModelProto, shapes: Shapes) -> dict[str, Integers]:
     """Return every small integer value that follows from constants and known shapes."""
     values: dict[str, Integers] = {}
     for tensor in model.graph.initializer:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finode.models.graph import Graph, Node
+from finode.models.graph import Graph
+from finode.models.nodes import Node
 
 _AXES = 2
 

@@ -10,6 +10,7 @@ A ReLU before or after a max-pool becomes one gate with it, if nothing else read
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,13 +18,19 @@ from dataclasses import dataclass, replace
 from finode.errors import InputError, ModelError
 from finode.smpc.circuit import Circuit, CircuitBuilder
 from finode.smpc.engine import Program
+from finode.smpc.gates.base import Gate
+from finode.smpc.gates.layout import Concat, Pad, Slice, Subtract, Times, Transpose
 from finode.smpc.gates.linear import AddWeight, Convolution, Form, Mask, Matmul, PerChannel, Product
-from finode.smpc.gates.local import Add, AveragePool, Repeat, Reshape, Subsample, SumModels
-from finode.smpc.gates.maximum import MAX_BLOCK, ArgMax, OneHot, Winners
+from finode.smpc.gates.local import Add, AveragePool, Repeat, Reshape, Subsample
+from finode.smpc.gates.log_softmax import LOG_BITS, LogSoftmax
+from finode.smpc.gates.piecewise import Pieces, PiecewiseLinear, clip, leaky
 from finode.smpc.gates.pool import MaxPool, Window, stages
-from finode.smpc.gates.softmax import MAX_SUMMED, PROBABILITY_BITS, Softmax
+from finode.smpc.gates.product import ELEMENTWISE, MatrixProduct
+from finode.smpc.gates.softmax import MAX_SUMMED, PROBABILITY_BITS, Multiply, Softmax
+from finode.smpc.gates.spline import ERF, EXP, GELU, GELU_TANH, SIGMOID, TANH, Curve, Spline
 from finode.smpc.gates.truncate import Truncate, TruncateRelu
 from finode.smpc.plan import INPUT, Op, Plan, Step
+from finode.smpc.voting import VOTES, Logits, reveal
 from finode.smpc.weights import WeightRef
 
 HEADROOM_BITS = 61
@@ -45,8 +52,9 @@ def lower(program: Program) -> Circuit:
     builder = CircuitBuilder((INPUT,))
     masked: dict[str, str] = {}
     x = Value(INPUT, (1, program.batch, *program.plans[0].input_shape), program.fractional_bits)
-    logits = [LaneLowering(builder, masked, program, models).lower(x) for models in lanes(program)]
-    return builder.build(_vote(builder, program, logits))
+    groups = lanes(program)
+    logits = [LaneLowering(builder, masked, program, models).lower(x) for models in groups]
+    return builder.build(reveal(builder, program, logits, [model for models in groups for model in models]))
 
 
 def lanes(program: Program) -> list[tuple[int, ...]]:
@@ -65,7 +73,9 @@ def _check(program: Program) -> None:
         raise InputError(f"{len(plans)} models are more than the {MAX_SUMMED} that one vote adds up")
     if any(plan.input_shape != plans[0].input_shape or plan.classes != plans[0].classes for plan in plans):
         raise ModelError("the models of a program differ in their input or their classes")
-    if program.vote not in ("soft", "hard") or program.reveal not in ("probabilities", "top1", "label"):
+    if (program.vote == "weighted") != bool(program.weights) or len(program.weights) not in (0, len(plans)):
+        raise InputError(f"a {program.vote} vote of {len(plans)} models with {len(program.weights)} weights")
+    if program.vote not in VOTES or program.reveal not in ("probabilities", "top1", "label"):
         raise InputError(f"unknown vote {program.vote!r} or reveal {program.reveal!r}")
     for plan in plans:
         if plan.range_bits < 1 or 2 * program.fractional_bits + plan.range_bits > HEADROOM_BITS:
@@ -75,35 +85,6 @@ def _check(program: Program) -> None:
             )
     if program.parties < 2 or program.batch < 1:
         raise InputError(f"a program needs two parties and one input, not {program.parties} and {program.batch}")
-
-
-def _vote(builder: CircuitBuilder, program: Program, logits: list[tuple[Value, int]]) -> str:
-    """Add the gates from every lane's logits (with their bound in bits) to what is revealed."""
-    models, classes, batch = len(program.plans), program.plans[0].classes, program.batch
-    f, shape = program.fractional_bits, (batch, classes)
-    if program.vote == "soft":
-        ballots = [
-            builder.add(f"lane{i}/softmax", Softmax(value.shape, value.point - f, f, f + bits + 1), value.name)
-            for i, (value, bits) in enumerate(logits)
-        ]
-        # Truncated before anything is revealed: the digits below 2^-f would show more than the answer.
-        shift, bound = PROBABILITY_BITS - f, f + models.bit_length() + 1
-    else:
-        ballots = [_hard_ballot(builder, f"lane{i}", value, f, bits) for i, (value, bits) in enumerate(logits)]
-        shift, bound = 0, models.bit_length() + 1
-    total = builder.add("vote/sum", SumModels(), *ballots)
-    if program.reveal == "probabilities":
-        return builder.add("vote/truncate", Truncate(shape, shift), total) if shift else total
-    gives = Winners.TOP if program.reveal == "top1" else Winners.INDEX
-    return builder.add("vote/argmax", ArgMax(shape, shift, bound, gives), total)
-
-
-def _hard_ballot(builder: CircuitBuilder, lane: str, logits: Value, f: int, bits: int) -> str:
-    classes, shift, bound = logits.shape[-1], logits.point - f, f + bits + 1
-    if classes <= MAX_BLOCK:
-        return builder.add(f"{lane}/argmax", ArgMax(logits.shape, shift, bound, Winners.ONE_HOT), logits.name)
-    label = builder.add(f"{lane}/argmax", ArgMax(logits.shape, shift, bound, Winners.INDEX), logits.name)
-    return builder.add(f"{lane}/one_hot", OneHot(logits.shape[:-1], classes), label)
 
 
 class LaneLowering:
@@ -128,8 +109,8 @@ class LaneLowering:
         self._pending_relu: set[str] = set()
         self._did_relu: set[str] = set()
 
-    def lower(self, x: Value) -> tuple[Value, int]:
-        """Add the gates of all steps; return the logits and the bits of their range."""
+    def lower(self, x: Value) -> Logits:
+        """Add the gates of all steps; return the logits."""
         self._values[INPUT] = x
         handlers: dict[Op, Callable[[Step, Value], Value]] = {
             Op.CONV: lambda step, v: self._product(
@@ -137,14 +118,32 @@ class LaneLowering:
             ),
             Op.LINEAR: lambda step, v: self._product(step, v, Matmul()),
             Op.SCALE: lambda step, v: self._product(step, v, PerChannel()),
-            Op.ADD: self._add,
+            Op.MUL_WEIGHT: lambda step, v: self._product(step, v, ELEMENTWISE),
+            Op.ADD: lambda step, v: self._sum(step, v, Add),
+            Op.SUB: lambda step, v: self._sum(step, v, Subtract),
+            Op.MUL: self._multiply,
+            Op.MATMUL: self._multiply,
+            Op.TIMES: self._times,
             Op.ADD_WEIGHT: self._add_weight,
             Op.RELU: self._relu,
+            Op.LEAKY_RELU: self._leaky_relu,
+            Op.CLIP: self._clip,
+            Op.SIGMOID: lambda step, v: self._curve(step, v, SIGMOID),
+            Op.TANH: lambda step, v: self._curve(step, v, TANH),
+            Op.GELU: lambda step, v: self._curve(step, v, GELU),
+            Op.GELU_TANH: lambda step, v: self._curve(step, v, GELU_TANH),
+            Op.ERF: lambda step, v: self._curve(step, v, ERF),
+            Op.EXP: lambda step, v: self._curve(step, v, EXP),
             Op.MAX_POOL: self._max_pool,
             Op.AVERAGE_POOL: self._average_pool,
             Op.GLOBAL_AVERAGE_POOL: self._global_average_pool,
             Op.RESHAPE: self._reshape,
+            Op.TRANSPOSE: lambda step, v: self._moved(step, v, Transpose(step.axes)),
+            Op.CONCAT: self._concat,
+            Op.SLICE: lambda step, v: self._moved(step, v, Slice(step.starts, step.strides, step.output_shape)),
+            Op.PAD: self._pad,
             Op.SOFTMAX: self._softmax,
+            Op.LOG_SOFTMAX: self._log_softmax,
         }
         for step in self._plan.steps:
             value = handlers[step.op](step, self._values[step.inputs[0]])
@@ -155,7 +154,7 @@ class LaneLowering:
         if logits.shape[0] < len(self._models):
             name = self._builder.add(f"{logits.name}/repeat", Repeat(len(self._models)), logits.name)
             logits = Value(name, (len(self._models), *logits.shape[1:]), logits.point)
-        return logits, self._plan.range_bits
+        return Logits(logits.name, logits.shape, logits.point, self._plan.range_bits)
 
     @property
     def _compare_bits(self) -> int:
@@ -193,17 +192,47 @@ class LaneLowering:
         name = self._builder.add(self._name(step), gate, self._masked[value.name])
         return Value(name, gate.shape, value.point + self._f)
 
-    def _add(self, step: Step, left: Value) -> Value:
-        right = self._values[step.inputs[1]]
-        left, right = (self._raisable(v, max(left.point, right.point) - v.point) for v in (left, right))
-        point = max(left.point, right.point)
+    def _aligned(self, step: Step) -> tuple[list[Value], int]:
+        """Return the inputs of a step that adds them or sets them side by side, and the scale that they meet at."""
+        values = [self._values[name] for name in step.inputs]
+        point = max(value.point for value in values)
+        values = [self._raisable(value, point - value.point) for value in values]
+        point = max(value.point for value in values)
         if point + self._plan.range_bits > HEADROOM_BITS:
-            left, right = self._at_f(left), self._at_f(right)
-            point = self._f
-        gate = Add(point - left.point, point - right.point)
+            return [self._at_f(value) for value in values], self._f
+        return values, point
+
+    def _sum(self, step: Step, left: Value, make: Callable[[int, int], Gate[None]]) -> Value:
+        (left, right), point = self._aligned(step)
+        gate = make(point - left.point, point - right.point)
         models = max(left.shape[0], right.shape[0])
         name = self._builder.add(self._name(step), gate, left.name, right.name)
         return Value(name, self._shape(step, models), point)
+
+    def _multiply(self, step: Step, left: Value) -> Value:
+        right = self._values[step.inputs[1]]
+        if left.point + right.point + self._plan.range_bits > HEADROOM_BITS:
+            left, right = self._at_f(left), self._at_f(right)
+        gate = (Multiply if step.op is Op.MUL else MatrixProduct)(left.shape, right.shape)
+        if step.op is Op.MUL and len(left.shape) != len(right.shape):
+            raise ModelError(f"step {step.name!r} multiplies samples of {left.shape[2:]} and {right.shape[2:]}")
+        name = self._builder.add(self._name(step), gate, left.name, right.name)
+        return Value(name, self._shape(step, max(left.shape[0], right.shape[0])), left.point + right.point)
+
+    def _times(self, step: Step, value: Value) -> Value:
+        """An integer is itself, a fraction 1 / 2^k moves the point, anything else is its fixed-point number."""
+        factor = step.numbers[0]
+        mantissa, exponent = math.frexp(abs(factor))
+        if factor == round(factor):
+            value, integer, raised = self._raisable(value, 0), round(factor), 0
+        elif mantissa == 0.5:
+            raised = 1 - exponent
+            value, integer = self._raisable(value, raised), 1 if factor > 0 else -1
+        else:
+            raised = self._f
+            value, integer = self._raisable(value, raised), round(factor * 2.0**self._f)
+        name = value.name if integer == 1 else self._builder.add(self._name(step), Times(integer), value.name)
+        return replace(value, name=name, point=value.point + raised)
 
     def _add_weight(self, step: Step, value: Value) -> Value:
         gate = AddWeight(WeightRef(self._models, step.weight), len(step.output_shape), value.point - self._f)
@@ -218,6 +247,30 @@ class LaneLowering:
             self._pending_relu.add(step.output)
             return value
         gate = TruncateRelu(value.shape, value.point - self._f, self._compare_bits)
+        return Value(self._builder.add(self._name(step), gate, value.name), value.shape, self._f)
+
+    def _leaky_relu(self, step: Step, value: Value) -> Value:
+        one = 1 << self._f
+        return self._pieces(step, value, leaky(round(step.numbers[0] * one), one), self._f)
+
+    def _clip(self, step: Step, value: Value) -> Value:
+        largest = 2.0**self._plan.range_bits
+        # A bound that no value of the plan reaches is none.
+        least, most = (round(x * 2**self._f) if abs(x) < largest else None for x in step.numbers)
+        if least is None and most is None:
+            return value
+        return self._pieces(step, value, clip(least, most), 0)
+
+    def _pieces(self, step: Step, value: Value, pieces: Pieces, raised: int) -> Value:
+        value = self._raisable(value, 0)
+        # A knot may lie as far out as a value: their difference has a bit more.
+        gate = PiecewiseLinear(value.shape, value.point - self._f, self._compare_bits, pieces)
+        name = self._builder.add(self._name(step), gate, value.name)
+        return Value(name, value.shape, self._f + raised)
+
+    def _curve(self, step: Step, value: Value, curve: Curve) -> Value:
+        value = self._raisable(value, 0)
+        gate = Spline(value.shape, value.point - self._f, self._f, self._compare_bits, curve)
         return Value(self._builder.add(self._name(step), gate, value.name), value.shape, self._f)
 
     def _only_reader(self, name: str, op: Op) -> bool:
@@ -269,6 +322,25 @@ class LaneLowering:
     def _reshape(self, step: Step, value: Value) -> Value:
         name = self._builder.add(self._name(step), Reshape(step.output_shape), value.name)
         return Value(name, self._shape(step, value.shape[0]), value.point)
+
+    def _moved(self, step: Step, value: Value, gate: Gate[None]) -> Value:
+        name = self._builder.add(self._name(step), gate, value.name)
+        return Value(name, self._shape(step, value.shape[0]), value.point)
+
+    def _concat(self, step: Step, value: Value) -> Value:
+        values, point = self._aligned(step)
+        gate = Concat(step.axes[0], tuple(point - value.point for value in values))
+        name = self._builder.add(self._name(step), gate, *(value.name for value in values))
+        return Value(name, self._shape(step, max(value.shape[0] for value in values)), point)
+
+    def _pad(self, step: Step, value: Value) -> Value:
+        value = self._raisable(value, 0)
+        return self._moved(step, value, Pad(step.pads, round(step.numbers[0] * 2.0**value.point)))
+
+    def _log_softmax(self, step: Step, value: Value) -> Value:
+        value = self._raisable(value, 0)
+        gate = LogSoftmax(value.shape, value.point - self._f, self._f, self._compare_bits)
+        return Value(self._builder.add(self._name(step), gate, value.name), value.shape, LOG_BITS)
 
     def _softmax(self, step: Step, value: Value) -> Value:
         value = self._raisable(value, 0)

@@ -8,18 +8,32 @@ in every tensor.
     conv                  x       weight[, bias]     strides, pads (top, left, bottom, right), dilations, groups
     linear                x       weight[, bias]     -                       x @ weight^T + bias, last dimension
     add                   a, b    -                  -
+    sub                   a, b    -                  -
+    mul                   a, b    -                  -                       two secrets; samples broadcast
+    matmul                a, b    -                  -                       two secrets; a @ b, last two dimensions
     add_weight            x       value              -                       value broadcasts against one sample
+    mul_weight            x       value              -                       value broadcasts against one sample
     scale                 x       weight[, bias]     -                       per channel (dimension 0 of a sample)
+    times                 x       -                  numbers (factor)        public factor
     relu                  x       -                  -
+    leaky_relu            x       -                  numbers (slope)         slope below zero
+    clip                  x       -                  numbers (least, most)   infinite where there is no bound
+    sigmoid, tanh, gelu,  x       -                  -                       gelu: exact, x Phi(x)
+    gelu_tanh, erf, exp
     max_pool              x       -                  kernel, strides, pads
     average_pool          x       -                  kernel, strides, pads, count_include_pad
     global_average_pool   x       -                  -
     reshape               x       -                  shape (of one sample, no -1)
-    softmax               x       -                  -                       over the last dimension
+    transpose             x       -                  axes                    of a sample: output axis i is axes[i]
+    concat                a, ...  -                  axes (one)              along that axis of a sample
+    slice                 x       -                  starts, strides         along every axis; strides may be negative
+    pad                   x       -                  pads, numbers (value)   all first sides, then all last sides
+    softmax, log_softmax  x       -                  -                       over the last dimension
 
-`conv` weights have the shape (out, in / groups, kh, kw), `linear` weights (out, in). One- and three-dimensional
-samples only. The output is the logits, one per class; a softmax at the end of the model is not a step but
-`softmax_at_end`, so that soft voting does not apply it twice.
+`conv` weights have the shape (out, in / groups, kh, kw), `linear` weights (out, in). Samples have one to four
+dimensions; convolutions and pools work on (channels, height, width). What stands in `numbers` is public: the shape of
+an activation, never what was trained. The output is the logits, one per class; a softmax or log-softmax at the end of
+the model is not a step but `softmax_at_end`, so that soft voting does not apply it twice.
 """
 
 from __future__ import annotations
@@ -41,14 +55,32 @@ class Op(StrEnum):
     CONV = "conv"
     LINEAR = "linear"
     ADD = "add"
+    SUB = "sub"
+    MUL = "mul"
+    MATMUL = "matmul"
     ADD_WEIGHT = "add_weight"
+    MUL_WEIGHT = "mul_weight"
     SCALE = "scale"
+    TIMES = "times"
     RELU = "relu"
+    LEAKY_RELU = "leaky_relu"
+    CLIP = "clip"
+    SIGMOID = "sigmoid"
+    TANH = "tanh"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    ERF = "erf"
+    EXP = "exp"
     MAX_POOL = "max_pool"
     AVERAGE_POOL = "average_pool"
     GLOBAL_AVERAGE_POOL = "global_average_pool"
     RESHAPE = "reshape"
+    TRANSPOSE = "transpose"
+    CONCAT = "concat"
+    SLICE = "slice"
+    PAD = "pad"
     SOFTMAX = "softmax"
+    LOG_SOFTMAX = "log_softmax"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +112,9 @@ class Step:
     kernel: tuple[int, ...] = ()
     groups: int = 1
     count_include_pad: bool = False
+    axes: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
+    numbers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

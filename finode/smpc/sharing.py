@@ -152,8 +152,10 @@ def read_output(program: Program | AnswerSpec, elements: Elements) -> Output:
 
     Soft votes arrive as the sum of the models' probabilities at scale 2^f, hard votes as counts; both are divided by
     the number of models here, after the opening: that number is public, so the quotient tells no more than the sum.
+    Weighted votes of all kinds arrive as a mean, at scale 2^f.
     """
-    unit = float(program.models * (2**program.fractional_bits if program.vote == "soft" else 1))
+    models = program.models if program.vote in ("soft", "hard") else 1
+    unit = float(models * (1 if program.vote == "hard" else 2**program.fractional_bits))
     labels = np.argmax(elements, axis=1) if program.reveal == "probabilities" else elements[:, 0].copy()
     values = elements if program.reveal == "probabilities" else elements[:, 1:]
     # Fixed point may leave a probability a few units outside of [0, 1]; anything further out is no answer.

@@ -19,7 +19,7 @@ from finode.smpc.engine import Buffer
 from finode.smpc.plan import Op, Plan, WeightSpec
 from finode.smpc.randomness import Stream, subkey
 
-_PRODUCTS = {Op.CONV, Op.LINEAR, Op.SCALE}
+_PRODUCTS = {Op.CONV, Op.LINEAR, Op.SCALE, Op.MUL_WEIGHT}
 
 
 @dataclass(frozen=True, slots=True)

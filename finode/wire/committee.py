@@ -28,10 +28,13 @@ CommitteeId = NewType("CommitteeId", bytes)
 
 
 class Vote(StrEnum):
-    """How the models' outputs become one: the mean of probabilities, or the count of labels."""
+    """How the models' outputs become one: the mean of probabilities, the count of labels, or the mean with weights that
+    follow, on shares, from the entropy of each answer or from the confidences of a whole batch."""
 
     SOFT = "soft"
     HARD = "hard"
+    ENTROPY = "entropy"
+    SPECTRAL = "spectral"
 
 
 class Reveal(StrEnum):

@@ -270,11 +270,11 @@ def test_weights_beside_the_file(tmp_path: Path) -> None:
 
 
 def test_unsupported_operator_is_named_with_its_node_and_the_list() -> None:
-    proto = model([node("Sigmoid", ["x"], ["y"], name="gate-3")], (BATCH, 4))
+    proto = model([node("Elu", ["x"], ["y"], name="gate-3")], (BATCH, 4))
     with pytest.raises(UnsupportedOperator) as caught:
         import_onnx(proto.SerializeToString(), name="m.onnx")
     assert "m.onnx" in caught.value.message
-    assert "Sigmoid" in caught.value.message
+    assert "Elu" in caught.value.message
     assert "'gate-3'" in caught.value.message
     assert all(operator in caught.value.hint for operator in SUPPORTED)
 
@@ -282,12 +282,6 @@ def test_unsupported_operator_is_named_with_its_node_and_the_list() -> None:
 def test_operator_of_another_domain_is_unsupported() -> None:
     proto = model([node("Gemm", ["x", "W"], ["y"], domain="com.acme")], (BATCH, 4), {"W": random(4, 3)})
     with pytest.raises(UnsupportedOperator, match=r"com\.acme\.Gemm"):
-        imported(proto)
-
-
-def test_transpose_of_a_computed_value_is_unsupported() -> None:
-    proto = with_head([node("Transpose", ["x"], ["h"], perm=[0, 2, 3, 1])], 60, {})
-    with pytest.raises(UnsupportedOperator, match=r"Transpose .* on computed values"):
         imported(proto)
 
 
@@ -377,10 +371,6 @@ REFUSALS = {
     "left constant": (
         lambda: model([node("MatMul", ["W", "x"], ["h"]), node("Flatten", ["h"], ["y"])], (BATCH, 3, 5), W),
         "constant on the left",
-    ),
-    "product of values": (
-        lambda: model([node("MatMul", ["x", "x"], ["h"]), node("Flatten", ["h"], ["y"])], (BATCH, 3, 3)),
-        "two computed values",
     ),
     "computed kernel": (
         lambda: model([node("Relu", ["x"], ["r"]), node("Gemm", ["x", "r"], ["y"])], (1, 1)),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from finode.models.float_run import run_step
 from finode.smpc.engine import Program
 from finode.smpc.plan import INPUT, Op, Plan, Step, WeightSpec
 
@@ -230,6 +231,8 @@ def _float_step(step: Step, inputs: list[Tensor], weights: dict[str, Tensor]) ->
             return x.reshape(x.shape[0], *step.output_shape)
         case Op.SOFTMAX:
             return x.softmax(-1)
+        case _:
+            return torch.from_numpy(run_step(step, [value.numpy() for value in inputs], {}))
 
 
 def float_votes(makers: Sequence[PlanMaker], x: Floats) -> Tensor:
