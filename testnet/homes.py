@@ -76,9 +76,7 @@ def route_through(homes: Sequence[NodeHome], ports: Mapping[str, Mapping[str, in
     """Have the nodes dial each other through other ports: `ports` by the name of who dials and of who is dialed."""
     by_name = {home.spec.name: home for home in homes}
     for home in homes:
-        through = tuple(
-            f"{_listen(port)}/p2p/{by_name[target].peer}" for target, port in ports[home.spec.name].items()
-        )
+        through = tuple(f"{_listen(port)}/p2p/{by_name[target].peer}" for target, port in ports[home.spec.name].items())
         _write_settings(home, homes[:BOOTSTRAP_NODES], federation, through)
 
 

@@ -4,7 +4,7 @@
 
 PLAN is JSON: {"routes": [{"source", "target", "port", "rtt_ms", "mbit"}, ...]}, one entry for each directed pair. For
 each the relay listens on a free port of 127.0.0.1, and what connects there is joined with the target's own `port`
-through two pipes (`shaping`). When all are open it writes STATE: {"control": PORT, "ports": [...]}, in the plan's order.
+through two pipes (`shaping`). When all are open it writes STATE: {"control": PORT, "ports": [...]}, in PLAN's order.
 
 On the control port one JSON line is answered with one: {"do": "traffic"} with the bytes of each directed pair, and
 {"do": "link", "routes": [...]} gives pairs other links from now on.
@@ -44,8 +44,8 @@ from finode.testnet.shaping import Pipe, Window
 HOST: Final = "127.0.0.1"
 MAX_LINE: Final = 1 << 20
 RECEIVE_BUFFER: Final = 512 * 1024
-"""What lies in it is not on the link yet, as in a host's own send buffer. Without a bound the kernel grows it to tens of
-megabytes, and a sender would believe them sent."""
+"""What lies in it is not on the link yet, as in a host's own send buffer. Without a bound the kernel grows it to tens
+of megabytes, and a sender would believe them sent."""
 MAX_FILES: Final = 16_384
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT

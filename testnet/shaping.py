@@ -18,9 +18,8 @@ from typing import Final
 from finode.testnet.links import Link
 
 FIRST_WINDOW: Final = 64 * 1024
-"""Bytes under way at first. Linux receives so much on a new connection (half of tcp_rmem's default of 128 KiB) and sends
-ten segments, which are more where segments are of jumbo size, as between emulated hosts; on the open Internet ten
-segments are 14 KiB."""
+"""Bytes under way at first. Linux receives so much on a new connection (half of tcp_rmem's default of 128 KiB) and
+sends ten segments, which are more where segments are jumbo, as between emulated hosts; elsewhere they are 14 KiB."""
 WINDOW_LIMIT: Final = 4 * 1024 * 1024
 """Bytes under way at most: the default of tcp_wmem's maximum."""
 PACING_GAIN: Final = 2.885
@@ -29,8 +28,8 @@ PACING_GAIN: Final = 2.885
 SEGMENT: Final = 8 * 1024
 """Least bytes that are worth a step of their own: about a jumbo frame."""
 STEP_S: Final = 0.001
-"""What a link carries in this time is moved in one step, so that even a fast one does not take a step per packet; and so
-much may be sent ahead of the pace, as in Linux."""
+"""What a link carries in this time is moved in one step, so that even a fast one does not take a step per packet; and
+so much may be sent ahead of the pace, as in Linux."""
 MAX_CHUNK: Final = 256 * 1024
 
 

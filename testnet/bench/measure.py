@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -50,11 +50,12 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "owner": {"queries_per_day": 1_000_000_000},
 }
 Floats = npt.NDArray[np.float64]
+_Traffic = Mapping[tuple[str, str], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How to measure: `repeats` queries for a median, fewer where a work has used up `budget_s`; cold ones too or not."""
+    """How to measure: `repeats` queries for a median, fewer where a work used up `budget_s`; cold ones too or not."""
 
     repeats: int = 5
     budget_s: float = 120.0
@@ -187,7 +188,8 @@ async def _measure(network: Network, work: Work, links: LinkTable, plan: Plan) -
             while _goes_on(len(cold), cold_began, plan):
                 await trio.sleep(pause_s)
                 cold.append((await ask(cold_client))[1])
-        sustained = await _stream(partial(ask, client), work) if work.sustained else None
+        stream = partial(ask, client, profile="throughput")
+        sustained = await _stream(stream, work) if work.sustained else None
     return _figures(work, links, samples, cold, first_s, sustained)
 
 
@@ -225,11 +227,12 @@ def _figures(
     )
 
 
-async def _ask(client: Client, *, work: Work, inputs: Floats, samples: _Samples) -> tuple[Answer, float]:
+async def _ask(
+    client: Client, *, work: Work, inputs: Floats, samples: _Samples, profile: str = ""
+) -> tuple[Answer, float]:
+    options = query_options(work.engine, profile)
     began = time.monotonic()
-    answer = await client.query(
-        work.service, inputs, parties=work.parties, deadline_s=QUERY_DEADLINE_S, **engine_option(work.engine)
-    )
+    answer = await client.query(work.service, inputs, parties=work.parties, deadline_s=QUERY_DEADLINE_S, **options)
     total_s = time.monotonic() - began
     samples.check(answer)
     if answer.engine != work.engine:
@@ -237,16 +240,19 @@ async def _ask(client: Client, *, work: Work, inputs: Floats, samples: _Samples)
     return answer, total_s
 
 
-def engine_option(engine: str) -> dict[str, Any]:
-    """Return how a query asks for an engine; raise `ConfigError` where this finode has only the native one."""
-    if "engine" in inspect.signature(Client.query).parameters:
-        return {"engine": engine}
-    if engine != "native":
+def query_options(engine: str, profile: str = "") -> dict[str, Any]:
+    """Return how a query asks for an engine, and for a profile if the client knows them.
+
+    Raises `ConfigError` where the client can ask for the native engine only.
+    """
+    known = inspect.signature(Client.query).parameters
+    if engine != "native" and "engine" not in known:
         raise ConfigError(f"this finode does not offer the engine {engine!r}")
-    return {}
+    options = {"engine": engine, "profile": profile}
+    return {name: value for name, value in options.items() if value and name in known}
 
 
-async def _stream(ask: Callable[[], Any], work: Work) -> float:
+async def _stream(ask: Callable[[], Awaitable[object]], work: Work) -> float:
     """Return images a second of queries without a pause between them."""
     began = time.monotonic()
     asked = 0
@@ -275,7 +281,7 @@ async def _wait_for_offers(clients: Sequence[Client], work: Work) -> None:
             raise DaemonUnavailable(f"a querier knows {sum(offers)} of {work.models} models of {work.service!r}")
 
 
-def _busiest(network: Network, before: Any, after: Any) -> int:
+def _busiest(network: Network, before: _Traffic, after: _Traffic) -> int:
     parties = [node.name for node in network.with_role(Role.PARTY)]
     return max(after[one, other] - before[one, other] for one in parties for other in parties if one != other)
 

@@ -1,8 +1,8 @@
 """The models that are measured: the shapes of arXiv 2603.02214, section 5, with random weights, as ONNX files.
 
 What a query costs depends on the shapes alone, never on the weights, so nothing is trained. Weights are drawn as He et
-al. do it (arXiv 1502.01852), so that values keep their size from layer to layer, and the last layer so that the classes'
-probabilities differ: an error in them would show. All have ten classes and inputs of 3 x 32 x 32.
+al. do it (arXiv 1502.01852), so that values keep their size from layer to layer, and those of the last layer so that
+the probabilities of the classes differ: an error in them would show. All have ten classes and inputs of 3 x 32 x 32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INPUT_SHAPE: Final = (3, 32, 32)
 _OPSET: Final = 17
 _IR_VERSION: Final = 9
 _LOGIT_SCALE: Final = 1.0
-"""Deviation of the logits, about, where the layer before gives values of deviation 1; the likeliest class then has a half or so."""
+"""Deviation of the logits, about, where the layer before gives values of deviation 1."""
 
 
 class _Builder:

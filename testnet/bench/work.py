@@ -132,7 +132,9 @@ def _parties() -> tuple[Work, ...]:
 
 
 def _batch() -> tuple[Work, ...]:
-    return tuple(Work(model="lenet", models=5, batch=batch, link=link) for batch in SWEPT_BATCHES for link in PAPER_LINKS)
+    return tuple(
+        Work(model="lenet", models=5, batch=batch, link=link) for batch in SWEPT_BATCHES for link in PAPER_LINKS
+    )
 
 
 def _models() -> tuple[Work, ...]:
