@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "query": (".query", "query", "Ask a service about an input, privately."),
     "status": (".views", "status", "Say what the node is and does."),
     "ps": (".views", "ps", "List the sessions that run on the node."),
+    "bench": ("finode.testnet.bench.commands", "bench", "Measure private queries over emulated links."),
     "testnet": ("finode.testnet.commands", "testnet", "Run a federation of several nodes on this machine."),
 }
 

@@ -114,6 +114,11 @@ class NetworkSection(Section):
     bootstrap: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="multiaddresses, ending in /p2p/PEER_ID, of nodes to join the federation through"
     )
+    dial_through: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
+        default=(),
+        description="multiaddresses, ending in /p2p/PEER_ID, to dial instead of those that these peers announce: "
+        "a tunnel, a port that is forwarded, an emulated link",
+    )
     dial_timeout_s: float = Field(default=5.0, gt=0, le=60, description="deadline of one TCP dial with its handshake")
     heartbeat_interval_s: float = Field(default=2.0, gt=0, le=60, description="pause between heartbeats to each peer")
     heartbeat_timeout_s: float = Field(
@@ -122,7 +127,7 @@ class NetworkSection(Section):
     record_interval_s: float = Field(default=30.0, gt=0, le=600, description="pause between our directory records")
     record_lifetime_s: float = Field(default=120.0, gt=0, le=3600, description="expiry of a directory record")
 
-    @field_validator("bootstrap")
+    @field_validator("bootstrap", "dial_through")
     @classmethod
     def _ends_in_peer_id(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for address in value:

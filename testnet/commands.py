@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from finode.testnet.links import LinkTable
     from finode.testnet.network import NodeState
     from finode.testnet.topology import Topology
 
@@ -35,6 +36,15 @@ directory_option = click.option(
 )
 
 
+link_option = click.option(
+    "--link",
+    "link",
+    default="",
+    metavar="KIND|FILE",
+    help="Emulate the links: lan, regional, continental or intercontinental, or a TOML file that says which.",
+)
+
+
 @click.group()
 def testnet() -> None:
     """Run a federation of several nodes on this machine."""
@@ -48,20 +58,22 @@ def testnet() -> None:
     help="A TOML file that says what nodes there are; by default six organizations.",
 )
 @directory_option
+@link_option
 @click.option("--detach", is_flag=True, help="Return when all are ready; stop them with `finode testnet down`.")
-def up(topology_path: Path | None, directory: Path, detach: bool) -> None:
+def up(topology_path: Path | None, directory: Path, link: str, detach: bool) -> None:
     """Start a testnet, say who is what, and stop it on Ctrl-C."""
     from finode.testnet.topology import default_topology, load_topology
 
     topology = load_topology(topology_path) if topology_path else default_topology()
-    sys.exit(_run(partial(_up, topology, _absolute(directory), detach), interrupted=0))
+    links = _links(link, topology)
+    sys.exit(run_async(partial(_up, topology, _absolute(directory), links, detach), interrupted=0))
 
 
 @testnet.command()
 @directory_option
 def down(directory: Path) -> None:
     """Stop a testnet that was detached, or whose starter was killed."""
-    sys.exit(_run(partial(_down, _absolute(directory)), interrupted=INTERRUPTED))
+    sys.exit(run_async(partial(_down, _absolute(directory)), interrupted=INTERRUPTED))
 
 
 @testnet.command()
@@ -73,20 +85,26 @@ def demo(seed: int, as_json: bool) -> None:
     Five organizations train small models on uneven parts of scikit-learn's digits. A sixth asks for 32 digits at
     once, on secret shares; the answer is compared with the plaintext one.
     """
-    sys.exit(_run(partial(_demo, seed, as_json), interrupted=INTERRUPTED))
+    sys.exit(run_async(partial(_demo, seed, as_json), interrupted=INTERRUPTED))
+
+
+def _links(value: str, topology: Topology) -> LinkTable | None:
+    from finode.testnet.links import load_links
+
+    return load_links(value, [node.name for node in topology.nodes]) if value else None
 
 
 def _absolute(directory: Path) -> Path:
     return directory.expanduser().absolute()
 
 
-async def _up(topology: Topology, directory: Path, detach: bool) -> int:
+async def _up(topology: Topology, directory: Path, links: LinkTable | None, detach: bool) -> int:
     from rich.console import Console
 
     from finode.testnet.network import describe_exit, read_state, start
     from finode.testnet.report import open_screen, print_nodes
 
-    network = await start(topology, directory)
+    network = await start(topology, directory, links=links)
     is_left_running = False
     try:
         ready: list[str] = []
@@ -165,7 +183,7 @@ def _say_killed(killed: tuple[NodeState, ...]) -> None:
         click.echo(f"{node.name} did not stop and was killed; its log: {node.log_path}", err=True)
 
 
-def _run(main: Callable[[], Awaitable[int]], *, interrupted: int) -> int:
+def run_async(main: Callable[[], Awaitable[int]], *, interrupted: int) -> int:
     """Run `main` on trio and return its status, or `interrupted` if a signal cancelled it."""
     import trio
 

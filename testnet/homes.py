@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,14 @@ def make_homes(topology: Topology, directory: Path) -> tuple[NodeHome, ...]:
     return tuple(homes)
 
 
+def route_through(homes: Sequence[NodeHome], ports: Mapping[str, Mapping[str, int]], federation: str) -> None:
+    """Have the nodes dial each other through other ports: `ports` by the name of who dials and of who is dialed."""
+    by_name = {home.spec.name: home for home in homes}
+    for home in homes:
+        through = tuple(f"{_listen(port)}/p2p/{by_name[target].peer}" for target, port in ports[home.spec.name].items())
+        _write_settings(home, homes[:BOOTSTRAP_NODES], federation, through)
+
+
 def register_model(home: Path, model: ModelFile) -> None:
     """Do what `finode models add` does, for the daemon of `home`."""
     add_model(
@@ -85,13 +93,16 @@ def register_model(home: Path, model: ModelFile) -> None:
     )
 
 
-def _write_settings(home: NodeHome, bootstrap: Sequence[NodeHome], federation: str) -> None:
+def _write_settings(
+    home: NodeHome, bootstrap: Sequence[NodeHome], federation: str, through: tuple[str, ...] = ()
+) -> None:
     values: dict[str, dict[str, Any]] = {section: dict(given) for section, given in home.spec.settings.items()}
     ours: dict[str, dict[str, Any]] = {
         "node": {"organization": home.spec.organization, "roles": home.spec.roles},
         "network": {
             "listen": (_listen(home.port),),
             "bootstrap": tuple(other.address for other in bootstrap if other is not home),
+            **({"dial_through": through} if through else {}),
         },
         "federation": {"name": federation},
         "api": {"bind": f"{HOST}:0"},

@@ -21,7 +21,9 @@ from finode.config import Role
 from finode.daemon.home import read_api_address
 from finode.errors import ConfigError, DaemonUnavailable, FinodeError
 from finode.testnet import processes
+from finode.testnet.emulation import Emulation, start_emulation
 from finode.testnet.homes import NodeHome, make_homes
+from finode.testnet.links import LinkTable
 from finode.testnet.processes import ProcessId
 from finode.testnet.topology import Topology
 
@@ -51,9 +53,14 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkState:
-    """The daemons of a testnet."""
+    """The daemons of a testnet, and the relay that emulates its links if there is one."""
 
     nodes: tuple[NodeState, ...]
+    relay: ProcessId | None = None
+
+    def processes(self) -> tuple[ProcessId, ...]:
+        """Return all processes; the relay is last, so that the nodes can say goodbye."""
+        return (*(node.process for node in self.nodes), *((self.relay,) if self.relay else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +72,9 @@ class _Child:
 class Network:
     """The daemons of one testnet, children of this process. `start` makes it, `stop` or `detach` ends it."""
 
-    def __init__(self, directory: Path, children: Sequence[_Child]) -> None:
+    def __init__(self, directory: Path, children: Sequence[_Child], emulation: Emulation | None = None) -> None:
         self.directory = directory
+        self.emulation = emulation
         self._children = tuple(children)
 
     @property
@@ -114,6 +122,8 @@ class Network:
         """Stop all daemons, cancelled or not; return those that had to be killed."""
         with trio.CancelScope(shield=True):
             killed = await processes.stop(node.process for node in self.nodes)
+            if self.emulation is not None:
+                await processes.stop([self.emulation.process])
             for child in self._children:
                 child.popen.wait()
         _state_path(self.directory).unlink(missing_ok=True)
@@ -142,29 +152,38 @@ class Network:
             await trio.sleep(POLL_S)
 
 
-async def start(topology: Topology, directory: Path, *, command: Sequence[str] = START_COMMAND) -> Network:
+async def start(
+    topology: Topology, directory: Path, *, command: Sequence[str] = START_COMMAND, links: LinkTable | None = None
+) -> Network:
     """Make the homes, register the topology's models and start a daemon on each home; `command` gets `--home HOME`.
+
+    With `links` the nodes reach each other over emulated ones (`emulation`).
 
     Raises `ConfigError` if a testnet runs in `directory` already or a file is wrong; none of the daemons is left then.
     """
     state = read_state(directory)
-    if state is not None and any(node.process.is_running() for node in state.nodes):
+    if state is not None and any(process.is_running() for process in state.processes()):
         raise ConfigError(
             f"a testnet runs in {directory} already",
             hint=f"stop it with `finode testnet down --dir {directory}`, or choose another --dir",
         )
     homes = make_homes(topology, directory)
     children: list[_Child] = []
+    emulation: Emulation | None = None
     try:
+        if links is not None:
+            emulation = await start_emulation(homes, links, directory, topology.federation)
+            _write_state(directory, NetworkState(nodes=(), relay=emulation.process))
         for home in homes:
             popen = processes.start([*command, "--home", str(home.path)], log_path=home.path / LOG_NAME)
             children.append(_Child(_state(home, popen.pid), popen))
             # After each, so that none is lost if this process is killed now.
-            _write_state(directory, NetworkState(nodes=tuple(child.state for child in children)))
+            nodes = tuple(child.state for child in children)
+            _write_state(directory, NetworkState(nodes=nodes, relay=emulation.process if emulation else None))
     except BaseException:
-        await Network(directory, children).stop()
+        await Network(directory, children, emulation).stop()
         raise
-    return Network(directory, children)
+    return Network(directory, children, emulation)
 
 
 async def stop_detached(directory: Path) -> tuple[tuple[NodeState, ...], tuple[NodeState, ...]]:
@@ -177,6 +196,8 @@ async def stop_detached(directory: Path) -> tuple[tuple[NodeState, ...], tuple[N
         raise ConfigError(f"no testnet runs in {directory}", hint="name its directory with --dir")
     running = tuple(node for node in state.nodes if node.process.is_running())
     killed = await processes.stop(node.process for node in running)
+    if state.relay is not None:
+        await processes.stop([state.relay])
     _state_path(directory).unlink(missing_ok=True)
     return running, tuple(node for node in running if node.process in killed)
 

@@ -42,7 +42,7 @@ MAX_NODES = 32
 # What the testnet sets itself, because the nodes' addresses and homes follow from it.
 _OURS = {
     "node": {"organization", "roles"},
-    "network": {"listen", "announce", "bootstrap"},
+    "network": {"listen", "announce", "bootstrap", "dial_through"},
     "federation": {"name", "trust", "roster"},
     "api": {"bind", "token"},
 }

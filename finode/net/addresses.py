@@ -87,12 +87,21 @@ def _is_local(host: str) -> bool:
 
 
 class AddressBook:
-    """Where peers may be reached: what the person configured, what they say of themselves, what worked last."""
+    """Where peers may be reached: what the person configured, what they say of themselves, what worked last.
+
+    Where the person says what to dial a peer through, nothing else counts: its own addresses lead nowhere from here, or
+    around the link that the person means.
+    """
 
     def __init__(self) -> None:
         self._configured: dict[PeerId, list[str]] = {}
         self._announced: dict[PeerId, tuple[str, ...]] = {}
         self._worked: dict[PeerId, str] = {}
+        self._through: dict[PeerId, list[str]] = {}
+
+    def dial_through(self, peer: PeerId, address: str) -> None:
+        """Dial the peer at this address, and at no other but those that are given so."""
+        self._through.setdefault(peer, []).append(address)
 
     def configure(self, peer: PeerId, address: str) -> None:
         """Add an address of a bootstrap peer."""
@@ -117,6 +126,8 @@ class AddressBook:
 
     def of(self, peer: PeerId) -> tuple[str, ...]:
         """Return a peer's addresses, the likeliest first."""
+        if peer in self._through:
+            return tuple(dict.fromkeys(self._through[peer]))
         worked = (self._worked[peer],) if peer in self._worked else ()
         known = (*worked, *self._announced.get(peer, ()), *self._configured.get(peer, ()))
         return tuple(dict.fromkeys(known))

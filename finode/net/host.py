@@ -176,6 +176,11 @@ async def open_network(
         if not roster.accepts(peer):
             log.warning("bootstrap_not_on_roster", peer=peer, hint=f"finode peers trust {peer} --org NAME")
         book.configure(peer, where)
+    for address in settings.dial_through:
+        check(address, "dial_through")
+        where, peer = split_peer(address)
+        if peer is not None:  # the settings have checked that
+            book.dial_through(peer, where)
 
     standing = Standing(trio.current_time)
     network = Libp2pNetwork(

@@ -1,0 +1,68 @@
+"""`finode bench` itself: what it refuses, and one real run on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from finode.testnet.bench import plots, report
+from finode.testnet.bench.commands import bench
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--quick", "--sweep", "batch"], "give one of --quick, --sweep and --model"),
+        (["--model", "alexnet"], "'alexnet' is none of mlp, small-cnn"),
+        (["--sweep", "phases"], "Invalid value for '--sweep'"),
+        (["--engine", "spu"], "Invalid value for '--engine'"),
+    ],
+    ids=["two-kinds", "model", "sweep", "engine"],
+)
+def test_wrong_usage_is_named(arguments: list[str], problem: str) -> None:
+    result = CliRunner().invoke(bench, arguments)
+
+    assert result.exit_code == 2
+    assert problem in result.output
+
+
+def test_curves_are_refused_before_anything_is_measured_where_nothing_can_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    result = CliRunner().invoke(bench, ["--sweep", "batch", "--dir", str(tmp_path)])
+
+    assert result.exit_code == 1
+    assert "curves are drawn with matplotlib" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(type(result.exception) if result.exception else AssertionError, match=r"finode\[bench\]"):
+        plots.require_matplotlib()
+
+
+@pytest.mark.slow
+def test_a_real_run_gives_rows_whose_bytes_are_those_of_the_link(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "finode.cli", "bench", "--model", "tiny", "--models", "2", "--batch", "8"]
+    command += ["--link", "regional", "--repeat", "2", "--dir", str(tmp_path), "--json"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert list(row) == list(report.COLUMNS)
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"] == [row]
+    assert (row["model"], row["models"], row["parties"], row["batch"], row["link"]) == ("tiny", 2, 2, 8, "regional")
+    assert (row["engine"], row["repeats"], row["error"]) == ("native", 2, "")
+    assert 0 <= row["max_error"] < 0.002
+    assert row["rounds"] > 0
+    assert row["offline_bytes"] > 0
+    assert row["cold_s"] > 0
+    # Framing, encryption and a heartbeat: the rest of what the link carried are the rounds' own bytes.
+    assert row["bytes_sent"] < row["link_bytes"] < 1.05 * row["bytes_sent"] + 8192
+    assert row["latency_s"] == pytest.approx(row["rounds"] * 0.005)
+    assert row["online_s"] >= row["latency_s"]

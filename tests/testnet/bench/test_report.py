@@ -1,0 +1,86 @@
+"""Rows as JSON, CSV, a table and curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from finode.testnet.bench import plots, report
+from finode.testnet.bench.work import SWEEPS, Figures, Phases, Row, Work
+
+FIGURES = Figures(
+    online_s=0.25,
+    offline_s=0.125,
+    total_s=0.5,
+    cold_s=0.75,
+    first_s=2.0,
+    rounds=29,
+    bytes_sent=450_000,
+    link_bytes=455_000,
+    offline_bytes=4_500_000,
+    max_error=2e-5,
+    repeats=5,
+    dealt_ahead=4,
+    images_per_s=128.0,
+    sustained_images_per_s=16.5,
+    load=1.5,
+    phases=Phases(latency_s=0.0625, transfer_s=0.03125, rest_s=0.15625),
+)
+WORK = Work(model="lenet", models=5, batch=32, sustained=True)
+ROWS = (Row(WORK, FIGURES), Row(replace(WORK, engine="crypten"), None, "no such engine"))
+
+
+def test_json_has_the_fields_that_are_promised() -> None:
+    measured, failed = json.loads(report.to_json(ROWS))["rows"]
+
+    assert list(measured) == list(failed) == list(report.COLUMNS)
+    promised = (
+        "engine model models parties batch link online_s offline_s cold_s rounds bytes_sent offline_bytes max_error"
+    )
+    assert set(promised.split()) <= set(measured)
+    assert (measured["engine"], measured["online_s"], measured["rest_s"], measured["error"]) == (
+        "native",
+        0.25,
+        0.15625,
+        "",
+    )
+    assert (failed["engine"], failed["online_s"], failed["error"]) == ("crypten", None, "no such engine")
+
+
+def test_csv_and_json_are_written_and_agree(tmp_path: Path) -> None:
+    written = report.write(ROWS, tmp_path / "out")
+
+    assert [path.name for path in written] == ["rows.json", "rows.csv"]
+    found = list(csv.DictReader(io.StringIO(written[1].read_text())))
+    assert [row["online_s"] for row in found] == ["0.25", ""]
+    assert found[0]["offline_bytes"] == "4500000"
+
+
+def test_the_table_shows_figures_phases_and_what_failed() -> None:
+    console = Console(file=io.StringIO(), width=200)
+
+    report.print_rows(console, ROWS)
+
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "5 x lenet, batch 32, 2 parties" in text
+    assert "128.0 (16.5 sustained)" in text
+    assert "0.062" in text
+    assert "not measured: 5 x lenet, batch 32, 2 parties, lan, crypten: no such engine" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", list(SWEEPS))
+def test_a_sweep_is_drawn(sweep: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = [Row(work, replace(FIGURES, cold_s=None if work.batch == 2 else 1.0)) for work in SWEEPS[sweep]()]
+
+    plots.draw(sweep, [*rows, Row(WORK, None, "failed")], tmp_path / "curves" / "sweep.png")
+
+    assert (tmp_path / "curves" / "sweep.png").read_bytes().startswith(b"\x89PNG")

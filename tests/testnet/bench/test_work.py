@@ -1,0 +1,90 @@
+"""What presets and sweeps measure, how a time is split, and which options a query gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finode.client import Client
+from finode.config import Role
+from finode.errors import ConfigError
+from finode.testnet.bench.measure import query_options, topology_of
+from finode.testnet.bench.models import MODELS
+from finode.testnet.bench.work import SWEEPS, Phases, Work, quick_preset, table_preset, with_engines
+from finode.testnet.links import KINDS, Link
+
+
+def test_the_table_has_all_figures_that_the_engine_is_held_to() -> None:
+    found = {(work.model, work.models, work.parties, work.batch) for work in table_preset()}
+
+    assert found == {("lenet", 5, n, 1) for n in (2, 3, 5)} | {("lenet", 5, 2, 32), ("resnet18", 1, 2, 1)}
+    assert {work.link for work in table_preset()} == {"lan", "continental"}
+    assert all(work.sustained == (work.batch > 1) for work in table_preset())
+    assert set(quick_preset()) <= set(table_preset())
+
+
+@pytest.mark.parametrize(
+    ("sweep", "varied", "values"),
+    [
+        ("parties", lambda work: work.parties, {2, 3, 4, 5}),
+        ("batch", lambda work: work.batch, {1, 2, 4, 8, 16, 32, 64}),
+        ("models", lambda work: work.model, set(MODELS) - {"tiny"}),
+        ("links", lambda work: work.link, set(KINDS)),
+    ],
+    ids=["parties", "batch", "models", "links"],
+)
+def test_a_sweep_varies_one_thing(sweep: str, varied: Callable[[Work], object], values: set[object]) -> None:
+    works = SWEEPS[sweep]()
+
+    assert {varied(work) for work in works} == values
+    assert len(set(works)) == len(works)
+
+
+def test_engines_stand_side_by_side() -> None:
+    works = with_engines([Work(model="lenet"), Work(model="mlp")], ["native", "crypten"])
+
+    assert [(work.model, work.engine) for work in works] == [
+        ("lenet", "native"),
+        ("lenet", "crypten"),
+        ("mlp", "native"),
+        ("mlp", "crypten"),
+    ]
+
+
+def test_a_time_is_split_into_rounds_transfer_and_the_rest() -> None:
+    phases = Phases.of(1.0, rounds=20, bytes_sent=5_000_000, parties=3, link=Link(rtt_ms=40, mbit=200))
+
+    assert phases.latency_s == pytest.approx(20 * 0.020)
+    assert phases.transfer_s == pytest.approx(2_500_000 / 25e6)  # half of it goes to each of the two others
+    assert phases.rest_s == pytest.approx(1.0 - 0.4 - 0.1)
+
+
+def test_a_federation_has_just_the_parties_and_their_models(tmp_path: Path) -> None:
+    works = [Work(model="tiny", models=3, link=link) for link in ("lan", "continental")] + [Work(model="tiny")]
+
+    topology = topology_of(works, tmp_path)
+
+    assert [node.name for node in topology.nodes] == ["party-1", "party-2", "dealer", "querier", "cold-querier"]
+    owned = {node.name: [model.service for model in node.models] for node in topology.with_role(Role.OWNER)}
+    assert owned == {"party-1": ["tiny-3", "tiny-3", "tiny-1"], "party-2": ["tiny-3"]}
+    assert all(model.path.exists() for node in topology.nodes for model in node.models)
+    warm, cold = topology.with_role(Role.QUERIER)
+    assert set(cold.settings["querier"]) - set(warm.settings["querier"]) == {"committee_lifetime_s"}
+
+
+def test_a_query_asks_for_what_the_client_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def query(self: Client, service: str, x: object, *, engine: str = "native") -> None:
+        return None
+
+    monkeypatch.setattr(Client, "query", query)
+    assert query_options("crypten", "throughput") == {"engine": "crypten"}
+
+    async def plain(self: Client, service: str, x: object) -> None:
+        return None
+
+    monkeypatch.setattr(Client, "query", plain)
+    assert query_options("native") == {}
+    with pytest.raises(ConfigError, match="does not offer the engine 'crypten'"):
+        query_options("crypten")
