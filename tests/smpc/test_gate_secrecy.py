@@ -1,5 +1,5 @@
-"""What the parties see of every gate of functions, products and votes: frames, and what they open with them, are uniform
-whatever the input, and no mask serves twice."""
+"""What the parties see of the gates of functions, products and votes: frames, and what they open with them, are
+uniform whatever the input, and no mask serves twice."""
 
 from __future__ import annotations
 
