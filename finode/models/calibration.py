@@ -1,8 +1,18 @@
-"""Does a model fit the engine's fixed-point range? Answered on calibration inputs, before anything is registered.
+"""Does a model fit the engine's fixed-point range, and which range? Answered on calibration inputs, before anything is
+registered.
 
-SMPC.md, "Fixed point": with f fractional bits and 28 comparison bits a value compared with zero must stay below
-2^(28-f), and values compared with each other (max-pool, softmax, the classes of the vote) below half of that. At the
-default f = 16 these are 4096 and 2048. What is compared with nothing keeps the wider limit too.
+A plan promises |value| < 2^range_bits for every value in it. Comparisons are made over range_bits + 17 bits, cut into
+digits of six: so a wider range costs bytes and digits, and it is chosen from `RANGES`, the least that leaves a factor
+of two to the largest value seen. Few ranges, because models of equal plan run as one batch, and because a tight promise
+would say more about the weights than the engine needs to know.
+
+    range_bits    values below    bits compared    digits
+    11            2,048           28               5
+    13            8,192           30               5         a tenth more bytes dealt per comparison
+    19            524,288         36               6         a fifth more, and 2 bits more in its round
+
+The input itself stays below 2^11: a querier encodes it without knowing the plan. So does what comes out of an Exp,
+whose table ends there.
 """
 
 from __future__ import annotations
@@ -17,11 +27,11 @@ from finode.models.float_run import run_float, softmax
 from finode.models.graph import Array
 from finode.models.onnx_import import ImportedModel
 from finode.smpc.plan import INPUT, Op, Plan
+from finode.smpc.sharing import INPUT_RANGE_BITS
 
 FRACTIONAL_BITS = 16
-COMPARISON_BITS = 28
-NARROW_BITS = COMPARISON_BITS - 1 - FRACTIONAL_BITS
-"""|value| < 2^11 for what is compared with each other; twice that for what is compared with zero."""
+RANGES = (11, 13, 19)
+"""What `range_bits` an import chooses from."""
 
 # Inputs of one run of the calibration: bounds memory, changes nothing else.
 _SLICE = 32
@@ -46,18 +56,16 @@ class Calibration:
     warnings: tuple[str, ...]
 
 
-def limits(plan: Plan) -> dict[str, int]:
-    """Return the bits r of every value of a plan: |value| must stay below 2^r."""
-    # The input too: a querier encodes it without knowing the plan (`finode.smpc.sharing.INPUT_RANGE_BITS`).
-    narrow = {plan.output, INPUT}
-    for step in plan.steps:
-        if step.op in (Op.MAX_POOL, Op.SOFTMAX):
-            narrow.update(step.inputs)
-    # ReLU and max-pool are one gate, in either order: what is compared with each other is then the ReLU's input.
-    for step in reversed(plan.steps):
-        if step.output in narrow and step.op in (Op.RELU, Op.RESHAPE):
-            narrow.update(step.inputs)
-    return {name: NARROW_BITS if name in narrow else NARROW_BITS + 1 for name in plan.shapes()}
+def limits(plan: Plan, range_bits: int = RANGES[-1]) -> dict[str, int]:
+    """Return the bits r of every value of a plan that promises `range_bits`: |value| must stay below 2^r."""
+    fixed = {INPUT, *(step.output for step in plan.steps if step.op is Op.EXP)}
+    return {name: INPUT_RANGE_BITS if name in fixed else range_bits for name in plan.shapes()}
+
+
+def choose_range(plan: Plan, peaks: dict[str, float]) -> int:
+    """Return the least of `RANGES` with a factor of two to the largest values seen, or else the widest."""
+    free = max((peak for name, peak in peaks.items() if limits(plan)[name] == RANGES[-1]), default=0.0)
+    return next((bits for bits in RANGES if 2 * free < 2.0**bits), RANGES[-1])
 
 
 def calibrate(model: ImportedModel, inputs: Array) -> Calibration:
@@ -85,6 +93,8 @@ def calibrate(model: ImportedModel, inputs: Array) -> Calibration:
             difference = max(
                 difference, float(np.abs(softmax(exact) - softmax(run_float(plan, coarse, _round(x)))).max())
             )
+    range_bits = choose_range(plan, peaks)
+    bits = limits(plan, range_bits)
     worst = min(peaks, key=lambda name: 2.0 ** bits[name] / max(peaks[name], 2.0**-FRACTIONAL_BITS))
     margin = math.log2(2.0 ** bits[worst] / max(peaks[worst], 2.0**-FRACTIONAL_BITS))
     warnings = []
@@ -93,14 +103,19 @@ def calibrate(model: ImportedModel, inputs: Array) -> Calibration:
             f"{_place(model, worst)} reaches {peaks[worst]:.6g} of at most {2 ** bits[worst]}: larger inputs than "
             "those of the calibration may leave the range; scale the input or the weights down"
         )
+    if range_bits > RANGES[0]:
+        warnings.append(
+            f"values up to {max(peaks.values()):.6g} make this a plan for values below 2^{range_bits}: it costs more "
+            f"than one below 2^{RANGES[0]}, and runs in one batch only with models like it; scale the input or the "
+            "weights down"
+        )
     if difference > _TOLERANCE:
         warnings.append(
             f"rounding the weights to {FRACTIONAL_BITS} binary digits changes a probability by {difference:.4f}: "
             "some weights are very small, and answers will differ from the original model's"
         )
     return Calibration(
-        # A tighter promise would tell the others more about the weights than the engine needs to know.
-        range_bits=max(NARROW_BITS, *(math.frexp(peak)[1] for peak in peaks.values())),
+        range_bits=range_bits,
         largest=peaks[worst],
         step=worst,
         margin_bits=margin,

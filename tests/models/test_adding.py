@@ -87,45 +87,37 @@ def test_what_does_not_fit_is_refused_and_not_registered(home: Path, tmp_path: P
 
 def test_a_model_that_leaves_the_range_is_refused_by_its_step(home: Path, tmp_path: Path, onnx_file: Path) -> None:
     registry = Registry(home)
-    with pytest.raises(RangeExceeded, match=r"step 'linear1' \(node 'head'\) reaches 3000 .* ends at 2048"):
+    onnx_file.write_bytes(small_model(512.0))
+    with pytest.raises(RangeExceeded, match=r"step 'linear1' \(node 'head'\) reaches 768000 .* ends at 524288"):
         add_model_file(registry, onnx_file, "pets", calibration_path=saved(tmp_path / "x.npy", 1500.0))
     assert registry.list() == ()
-    # Exactly the limit is outside: |value| < 2^11.
+    # Exactly the limit is outside: |value| < 2^19.
     with pytest.raises(RangeExceeded):
-        calibrate(small_import(), np.full((1, 1, 2, 2), 1024.0))
-    near = calibrate(small_import(), np.full((1, 1, 2, 2), 1023.0))
+        calibrate(small_import(512.0), np.full((1, 1, 2, 2), 1024.0))
+    near = calibrate(small_import(512.0), np.full((1, 1, 2, 2), 1023.0))
     assert 0 < near.margin_bits < 0.01
+    assert near.range_bits == 19
     assert "larger inputs" in near.warnings[0]
+    assert "values below 2^19" in near.warnings[1]
 
 
-def test_what_is_compared_with_zero_alone_may_be_twice_as_large() -> None:
-    nodes = [
-        node("Gemm", ["x", "W"], ["h"], name="a"),
-        node("Relu", ["h"], ["r"]),
-        node("Gemm", ["r", "V"], ["y"], name="b"),
-    ]
-    found = imported(model(nodes, (BATCH, 2), {"W": 2 * np.eye(2), "V": 0.1 * np.eye(2)}))
-    assert limits(found.plan) == {"input": 11, "linear1": 12, "relu1": 12, "linear2": 11}
-    assert calibrate(found, np.full((1, 2), 2000.0)).range_bits == 12
+@pytest.mark.parametrize(("level", "range_bits"), [(1.0, 11), (511.0, 11), (512.0, 13), (2000.0, 13), (2047.0, 13)])
+def test_the_least_range_with_a_factor_of_two_is_chosen(level: float, range_bits: int) -> None:
+    found = calibrate(small_import(), np.full((1, 1, 2, 2), level))
+    assert found.range_bits == range_bits
+    assert found.margin_bits >= (1 if level < 1024 else 0)
+    assert (len(found.warnings) > 0) == (range_bits > 11)
+
+
+def test_the_input_and_what_an_exp_gives_keep_their_own_limit() -> None:
+    nodes = [node("Exp", ["x"], ["e"]), node("Gemm", ["e", "W"], ["y"], name="a")]
+    found = imported(model(nodes, (BATCH, 2), {"W": np.eye(2)}))
+    assert limits(found.plan) == {"input": 11, "exp1": 11, "linear1": 19}
+    assert limits(found.plan, 13)["linear1"] == 13
     with pytest.raises(RangeExceeded, match="the input reaches 2048"):
         calibrate(found, np.full((1, 2), 2048.0))
-
-
-def test_what_is_compared_with_each_other_has_the_narrow_range_through_relu() -> None:
-    nodes = [
-        node("Conv", ["x", "K"], ["c"]),
-        node("Relu", ["c"], ["r"]),
-        node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2]),
-        node("Flatten", ["p"], ["y"]),
-    ]
-    found = imported(model(nodes, (BATCH, 1, 2, 3), {"K": np.ones((1, 1, 1, 1))}))
-    assert limits(found.plan) == {
-        "input": 11,
-        "conv1": 11,
-        "relu1": 11,
-        "max_pool1": 11,
-        "reshape1": 11,
-    }
+    with pytest.raises(RangeExceeded, match=r"step 'exp1' .* ends at 2048"):
+        calibrate(found, np.full((1, 2), 8.0))
 
 
 def test_tiny_weights_are_reported() -> None:

@@ -84,14 +84,14 @@ def test_straight_pieces_are_exact_to_the_truncation(
     assert float((plain.double() / 2.0 ** (F + raised) - real((z >> shift).double() / 2.0**F)).abs().max()) < 2.0**-F
 
 
-def test_a_clip_costs_sixty_bytes_of_corrections_more_than_a_relu() -> None:
+def test_a_second_knot_costs_55_bytes_of_corrections() -> None:
     sizes = [
         simulate(PiecewiseLinear((1000,), F, BITS, pieces), spread(8, 1000, F), parties=2).correction_bytes / 1000
         for pieces in (clip(0, None), clip(0, 6 * ONE))
     ]
 
-    assert sizes[0] < 71
-    assert sizes[1] - sizes[0] < 61
+    assert sizes[0] < 66
+    assert sizes[1] - sizes[0] < 56
 
 
 def test_pieces_that_make_no_function_are_refused() -> None:

@@ -112,10 +112,11 @@ def test_a_bundle_of_five_lenets_is_under_5_mb() -> None:
 
 
 @pytest.mark.slow
-def test_five_lenets_agree_with_floating_point() -> None:
+@PARTIES
+def test_five_lenets_agree_with_floating_point(parties: int) -> None:
     makers, x = [models.lenet(seed) for seed in range(5)], _inputs(1, 3, 32, 32)
 
-    done = _run(makers, x)
+    done = _run(makers, x, parties=parties)
 
     assert done.costs[0].rounds == 29
     assert done.output.probabilities is not None
@@ -161,6 +162,23 @@ def test_other_scales(fractional_bits: int) -> None:
     assert np.abs(done.output.probabilities - models.float_votes(makers, x).numpy()).max() < 2.0 ** (
         5 - fractional_bits
     )
+
+
+@pytest.mark.parametrize("range_bits", [13, 19])
+def test_wider_ranges(range_bits: int) -> None:
+    maker = models.small_cnn(3)
+    # The first layer's values reach half the range, and the last one's weights bring them back.
+    largest = 2.0 ** (range_bits - 1)
+    x = _inputs(2, 1, 8, 8)
+    for name, factor in (("w0", largest / 16), ("b0", largest / 16), ("w3", 16 / largest)):
+        # Such small weights have few digits left: the same few in the reference.
+        maker.weights[name] = np.rint(maker.weights[name] * factor * 2.0**16) / 2.0**16
+    plan = maker.plan(range_bits)
+
+    done = simulate_program(replace(models.program_of([maker], batch=2), plans=(plan,)), [maker.weights], x)
+
+    assert done.output.probabilities is not None
+    assert np.abs(done.output.probabilities - models.float_votes([maker], x).numpy()).max() < 2 * CLOSE
 
 
 def test_a_plan_with_softmax_in_the_middle_and_pools_of_all_sizes() -> None:

@@ -77,7 +77,7 @@ class PiecewiseLinear(Gate[ReluMaterial]):
     """f(z / 2^shift) for a function of m knots, |z| < 2^62 and |z / 2^shift - knot| < 2^bits - 1.
 
     Cost: 3 rounds; 64 + m (2 (D - 1) + 1) bits per element, where D = ceil(bits / 6): 73 bits for one knot and
-    bits = 28, 82 for two. About 70 bytes of correction for the first knot and 60 for each further one.
+    bits = 28, 82 for two. About 65 bytes of correction for the first knot and 55 for each further one.
     For D = 1 the second round falls away.
 
     1. Open c = z + r + 2^62: x, k and wrap are local (truncate.py).

@@ -139,7 +139,7 @@ class Centre(Local):
 
     def linear(self, *inputs: Tensor) -> Tensor:
         x = inputs[0][..., 0]
-        return (x << self.raised) - x.sum(1, keepdim=True) * round(2**self.raised / x.shape[1])
+        return (x << self.raised) - x.sum(1, keepdim=True) * round((1 << self.raised) / x.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
