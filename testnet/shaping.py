@@ -4,7 +4,7 @@ A `Pipe` is one direction between two nodes. All their connections share it: byt
 and arrive `delay_s` after they have left, in order. A `Window` is one direction of one connection. It bounds what is
 under way, as TCP does: it starts small and grows by what is acknowledged (slow start, RFC 5681 section 3.1), so that a
 transfer of a megabyte over a long link takes several round trips although the rate would allow less; and what it allows
-is not sent at once but spread over a part of the round trip (pacing, as BBR does it).
+is not sent at once but spread over a part of the round trip (pacing).
 
 Losses are not emulated: a window grows up to `WINDOW_LIMIT` and never shrinks. Nor does it shrink when the connection
 rests, for streams here rest for milliseconds, not for the fraction of a second after which TCP would do that.
@@ -17,16 +17,15 @@ from typing import Final
 
 from finode.testnet.links import Link
 
-FIRST_WINDOW: Final = 64 * 1024
-"""Bytes under way at first. Linux receives so much on a new connection (half of tcp_rmem's default of 128 KiB) and
-sends ten segments, which are more where segments are jumbo, as between emulated hosts; elsewhere they are 14 KiB."""
+SEGMENT: Final = 8948
+"""A TCP segment where packets have 9000 bytes, as between emulated hosts; it is also the least worth a step."""
+FIRST_WINDOW: Final = 7 * SEGMENT
+"""Bytes under way at first. Linux sends ten segments, but takes only what fits into half of tcp_rmem's default of
+128 KiB on a new connection. On the open Internet, where packets have 1500 bytes, ten segments are 14 KiB."""
 WINDOW_LIMIT: Final = 4 * 1024 * 1024
 """Bytes under way at most: the default of tcp_wmem's maximum."""
-PACING_GAIN: Final = 2.885
-"""A window is sent over this part of a round trip: 2 / ln 2, BBR's gain while it looks for the rate
-(draft-cardwell-iccrg-bbr-congestion-control, section 4.3.1.1)."""
-SEGMENT: Final = 8 * 1024
-"""Least bytes that are worth a step of their own: about a jumbo frame."""
+PACING_GAIN: Final = 2.0
+"""A window is sent over half of a round trip: Linux's pace in slow start (tcp_pacing_ss_ratio)."""
 STEP_S: Final = 0.001
 """What a link carries in this time is moved in one step, so that even a fast one does not take a step per packet; and
 so much may be sent ahead of the pace, as in Linux."""
@@ -61,6 +60,9 @@ class Window:
         self.under_way = 0
         self.paced_until = 0.0
         self._unacknowledged: deque[tuple[float, int]] = deque()
+        # The most that was under way lately, and what is left to hear of until that is too long ago to count.
+        self._most = 0
+        self._left = 0
 
     def room(self, now: float) -> int:
         """Return how many bytes may be sent now; 0 rather than less than a segment."""
@@ -76,6 +78,8 @@ class Window:
     def sent(self, size: int, now: float, round_trip_s: float) -> None:
         """Note that bytes have left, and until when no others may."""
         self.under_way += size
+        if self.under_way > self._most:
+            self._most = self._left = self.under_way
         self.paced_until = max(self.paced_until, now) + size / self.size * round_trip_s / PACING_GAIN
 
     def arrived(self, size: int, acknowledged_at: float) -> None:
@@ -87,6 +91,9 @@ class Window:
         while self._unacknowledged and self._unacknowledged[0][0] <= now:
             size = self._unacknowledged.popleft()[1]
             # As in Linux: a sender that does not use half of its window learns nothing of what it could use.
-            if 2 * self.under_way >= self.size:
+            if self.size < 2 * self._most:
                 self.size = min(self.size + size, WINDOW_LIMIT)
             self.under_way -= size
+            self._left -= size
+            if self._left <= 0:
+                self._most = self._left = self.under_way
