@@ -34,8 +34,8 @@ Floats = npt.NDArray[np.float64]
 class Program:
     """What a session computes, the same for all of its parties and for the dealer.
 
-    `vote` is "soft", "hard", "entropy", "spectral" or "weighted", which alone has public `weights`, one per model and
-    of any size; `reveal` is "probabilities", "top1" or "label" (the values of the terms' enums).
+    `vote` is "soft", "hard", "entropy", "spectral" or "weighted", which alone has public `vote_weights`, one per model
+    and of any size; `reveal` is "probabilities", "top1" or "label" (the values of the terms' enums).
     """
 
     plans: tuple[Plan, ...]
@@ -46,7 +46,7 @@ class Program:
     vote: str
     reveal: str
     profile: str = "latency"
-    weights: tuple[int, ...] = ()
+    vote_weights: tuple[int, ...] = ()
 
     @property
     def classes(self) -> int:

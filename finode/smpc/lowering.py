@@ -73,8 +73,8 @@ def _check(program: Program) -> None:
         raise InputError(f"{len(plans)} models are more than the {MAX_SUMMED} that one vote adds up")
     if any(plan.input_shape != plans[0].input_shape or plan.classes != plans[0].classes for plan in plans):
         raise ModelError("the models of a program differ in their input or their classes")
-    if (program.vote == "weighted") != bool(program.weights) or len(program.weights) not in (0, len(plans)):
-        raise InputError(f"a {program.vote} vote of {len(plans)} models with {len(program.weights)} weights")
+    if (program.vote == "weighted") != bool(program.vote_weights) or len(program.vote_weights) not in (0, len(plans)):
+        raise InputError(f"a {program.vote} vote of {len(plans)} models with {len(program.vote_weights)} weights")
     if program.vote not in VOTES or program.reveal not in ("probabilities", "top1", "label"):
         raise InputError(f"unknown vote {program.vote!r} or reveal {program.reveal!r}")
     for plan in plans:

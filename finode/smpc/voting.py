@@ -170,7 +170,7 @@ class Voting:
         digits = self._f + 4
         shape = (self._models, self._batch, self._classes)
         p = self._add("digits", Truncate(shape, PROBABILITY_BITS - digits), joined)
-        weights = normalized(self._program.weights)
+        weights = normalized(self._program.vote_weights)
         total = self._add("sum", WeightedSum(tuple(weights[model] for model in self._order)), p)
         return self._probability(total, digits + WEIGHT_BITS)
 

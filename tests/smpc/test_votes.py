@@ -63,7 +63,7 @@ VOTES: dict[str, Callable[[Tensor], Tensor]] = {"entropy": entropy, "spectral": 
 @pytest.mark.parametrize("vote", VOTES)
 def test_a_weighted_vote_is_what_it_says(vote: str, batch: int, parties: int) -> None:
     makers, x = mixed(), inputs(batch)
-    changes = {"vote": vote, "weights": WEIGHTS if vote == "weighted" else ()}
+    changes = {"vote": vote, "vote_weights": WEIGHTS if vote == "weighted" else ()}
     program = models.program_of(makers, batch=batch, parties=parties, **changes)
 
     done = simulate_program(program, [maker.weights for maker in makers], x)
@@ -81,7 +81,7 @@ def test_a_weighted_vote_is_what_it_says(vote: str, batch: int, parties: int) ->
 @pytest.mark.parametrize("vote", VOTES)
 def test_a_weighted_vote_may_show_less(vote: str, reveal: str) -> None:
     makers, x = mixed(), inputs(4)
-    changes = {"vote": vote, "weights": WEIGHTS if vote == "weighted" else ()}
+    changes = {"vote": vote, "vote_weights": WEIGHTS if vote == "weighted" else ()}
 
     done = simulate_program(
         models.program_of(makers, batch=4, reveal=reveal, **changes), [maker.weights for maker in makers], x
@@ -150,6 +150,6 @@ def test_weights_add_up_to_one() -> None:
 
 def test_weights_and_vote_must_fit() -> None:
     makers = mixed()
-    for changes in ({"vote": "weighted"}, {"weights": (1, 2, 3)}, {"vote": "weighted", "weights": (1, 2)}):
+    for changes in ({"vote": "weighted"}, {"vote_weights": (1, 2, 3)}, {"vote": "weighted", "vote_weights": (1, 2)}):
         with pytest.raises(InputError, match="weights"):
             lower(models.program_of(makers, **changes))
