@@ -42,32 +42,34 @@ def _lines() -> Iterator[OnProgress]:
 def _bars() -> Iterator[OnProgress]:
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     bars = Progress(
-        SpinnerColumn(),
+        SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[detail]}", style="dim"),
         console=Console(stderr=True),
         transient=True,
     )
     tasks: dict[str, TaskID] = {}
+    attempt = 1
 
     def on_progress(step: Step) -> None:
+        nonlocal attempt
+        if step.phase == PHASES[0] and len(tasks) > 1:
+            # Without the member that failed, from the beginning; what it was stays on the screen.
+            attempt += 1
+            for task in tasks.values():
+                bars.remove_task(task)
+            tasks.clear()
         if step.phase not in tasks:
-            for phase, task in tasks.items():
-                # A second attempt begins again with the committee; what is before the phase that runs is done.
-                if _order(phase) < _order(step.phase):
-                    bars.stop_task(task)
-            tasks[step.phase] = bars.add_task(f"{step.phase:<13}", total=step.total or None, detail="")
-        bars.update(tasks[step.phase], completed=step.done, total=step.total or None, detail=escape(step.detail))
+            for task in tasks.values():
+                bars.update(task, total=1, completed=1)
+            name = step.phase if attempt == 1 else f"{step.phase} (attempt {attempt})"
+            tasks[step.phase] = bars.add_task(f"{name:<13}", total=None, detail="")
+        detail = f"round {step.done}" if step.phase == "rounds" and step.done else step.detail
+        bars.update(tasks[step.phase], detail=escape(detail))
 
     with bars:
         yield on_progress
-
-
-def _order(phase: str) -> int:
-    return PHASES.index(phase) if phase in PHASES else len(PHASES)

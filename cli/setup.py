@@ -80,9 +80,10 @@ def start(
 
 @click.command("id")
 @home_option
+@click.option("--addresses", "with_addresses", is_flag=True, help="Print the addresses to give to others, too.")
 @json_option
-def show_id(home: Path | None, as_json: bool) -> None:
-    """Print the peer id, and the addresses to give to others if the node runs."""
+def show_id(home: Path | None, with_addresses: bool, as_json: bool) -> None:
+    """Print the peer id; with --addresses also where the node can be reached, if it runs."""
     import anyio
 
     from finode.client import Client
@@ -102,4 +103,4 @@ def show_id(home: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"peer": peer, "addresses": full})
     else:
-        click.echo("\n".join((peer, *full)))
+        click.echo("\n".join((peer, *full) if with_addresses else (peer,)))

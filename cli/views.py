@@ -10,6 +10,8 @@ import click
 from .options import home_option, json_option
 from .output import print_fields, print_json, print_table, seconds_text, shape_text, short_hash, short_peer
 
+OUTCOME_WIDTH = 60
+
 
 @click.command()
 @home_option
@@ -98,7 +100,7 @@ def ps(home: Path | None, as_json: bool) -> None:
                 short_hash(session.session),
                 session.service,
                 session.role,
-                session.outcome or (f"round {session.round}" if session.round >= 0 else session.phase),
+                _short(session.outcome) or (f"round {session.round}" if session.round >= 0 else session.phase),
                 session.batch,
                 seconds_text(session.seconds),
                 short_peer(session.querier),
@@ -107,3 +109,8 @@ def ps(home: Path | None, as_json: bool) -> None:
         ),
         empty="no sessions",
     )
+
+
+def _short(outcome: str) -> str:
+    """Return an outcome that fits into a table; `--json` has all of it."""
+    return outcome if len(outcome) <= OUTCOME_WIDTH else f"{outcome[: OUTCOME_WIDTH - 1]}…"

@@ -192,7 +192,7 @@ class QuerierSection(Section):
         default=600.0, gt=0, le=86400, description="how long a sealed committee is reused"
     )
     max_batch: int = Field(default=64, ge=1, le=4096, description="most inputs of one session")
-    quota: int = Field(default=256, ge=1, description="inputs that may be asked on one committee")
+    quota: int = Field(default=64, ge=1, description="inputs that may be asked on one committee")
     exclude: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="peer ids or organizations never to choose"
     )

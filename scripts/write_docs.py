@@ -373,10 +373,12 @@ def standing_block() -> str:
     docs = member_docs(PeerFault)
     rows = [(fault.name.lower().replace("_", " "), f"{fault.value:g}", docs.get(fault.name, "")) for fault in PeerFault]
     points = constant("finode/node/querier.py", "FAULT_POINTS")
+    mishap = constant("finode/node/querier.py", "MISHAP_POINTS")
     words = (
         f"A newcomer has 0, the lowest is {LOWEST:g}; {RECOVERY_PER_HOUR:g} points come back in an hour. At "
         f"{GRAYLIST:g} and below a peer's gossip and records are not looked at. A member that ended a session with a "
-        f"fault that counts (see [faults](#faults)) loses {points:g} at the querier.\n"
+        f"fault that counts (see [faults](#faults)) loses {points:g} at the querier if it broke the protocol, and "
+        f"{mishap:g} otherwise.\n"
     )
     return words + "\n" + table(("fault", "points", "what it is"), rows)
 

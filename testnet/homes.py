@@ -7,6 +7,7 @@ its identity and models, and gets new settings.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from finode.identity import Identity, PeerId
 from finode.testnet.topology import ModelFile, NodeSpec, Topology
 
 HOST = "127.0.0.1"
+PORTS = range(15_000, 32_000)
 BOOTSTRAP_NODES = 2
 """Two, so that the federation still forms when one of them is slow or dies."""
 
@@ -121,8 +123,16 @@ def _listen(port: int) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, out of a range that the kernel gives to no outgoing connection."""
+    found: list[int] = []
     with ExitStack() as stack:  # all open at once, so that they differ
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        for port in secrets.SystemRandom().sample(PORTS, len(PORTS)):
+            each = stack.enter_context(socket.socket())
+            try:
+                each.bind((HOST, port))
+            except OSError:
+                continue
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise ConfigError(f"fewer than {count} ports from {PORTS.start} to {PORTS.stop} are free")

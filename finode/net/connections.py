@@ -358,9 +358,10 @@ class Connections:
         accepted = self._accepts(peer)
         with trio.move_on_after(2 * HELLO_TIMEOUT_S if accepted else STRANGER_S):
             await self._greeted.setdefault(connection, trio.Event()).wait()
+        if not accepted and connection not in self._by_connection:
+            # Also when it left by itself, as it does once it was told.
+            self._log.warning("stranger_refused", peer=peer, hint=f"finode peers trust {peer} --org NAME")
         if connection not in self._by_connection and not connection.is_closed:
-            if not accepted:
-                self._log.warning("stranger_refused", peer=peer, hint=f"finode peers trust {peer} --org NAME")
             await self._drop(connection)
         if connection.is_closed:
             self._greeted.pop(connection, None)

@@ -65,6 +65,7 @@ class DeploymentStore:
         self._kept: dict[bytes, Deployment] = {}
         self._in_use: dict[bytes, int] = {}
         self._verified: set[bytes] = set()
+        self._opened_verified: set[Path] = set()
         self._changed = trio.Event()
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in sorted(self._root.iterdir(), key=lambda path: path.stat().st_mtime):
@@ -108,12 +109,28 @@ class DeploymentStore:
 
     def is_open(self, deployment: bytes, mask_seed: bytes) -> bool:
         """Whether the masked weights were opened already under this mask."""
-        return self.opened_path(deployment, mask_seed).exists()
+        path = self.opened_path(deployment, mask_seed)
+        return path.exists() and _digest_path(path).exists()
+
+    def verify_opened(self, deployment: bytes, mask_seed: bytes) -> None:
+        """Remove constants that are not what was written, so that they are opened again. May run in a thread."""
+        path = self.opened_path(deployment, mask_seed)
+        if path in self._opened_verified or not self.is_open(deployment, mask_seed):
+            return
+        try:
+            whole = hashlib.sha256(path.read_bytes()).digest() == _digest_path(path).read_bytes()
+        except OSError:
+            whole = False
+        if whole:
+            self._opened_verified.add(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def forget_opened(self, deployment: bytes, mask_seed: bytes) -> None:
         """Remove constants of other masks than this one: they are of no use any more."""
-        for path in (self._root / deployment.hex()).glob("opened-*.bin"):
-            if path != self.opened_path(deployment, mask_seed):
+        current = self.opened_path(deployment, mask_seed)
+        for path in (self._root / deployment.hex()).glob("opened-*"):
+            if path not in (current, _digest_path(current)):
                 path.unlink(missing_ok=True)
 
     def make_room(self, plan: Plan) -> None:
@@ -190,7 +207,10 @@ class DeploymentStore:
         """Mark a deployment as the most recently used."""
         if deployment in self._kept:
             self._kept[deployment] = self._kept.pop(deployment)
-            os.utime(self._root / deployment.hex())
+            try:
+                os.utime(self._root / deployment.hex())
+            except FileNotFoundError:  # somebody removed it under us: it is not kept any more
+                self.drop(deployment)
 
     @contextmanager
     def using(self, deployments: tuple[bytes, ...]) -> Iterator[None]:
@@ -208,6 +228,7 @@ class DeploymentStore:
         """Forget a deployment and remove its files."""
         self._kept.pop(deployment, None)
         self._verified.discard(deployment)
+        self._opened_verified = {path for path in self._opened_verified if path.parent.name != deployment.hex()}
         shutil.rmtree(self._root / deployment.hex(), ignore_errors=True)
 
     def withdraw(self, owner: PeerId, offered: frozenset[bytes]) -> int:
@@ -221,6 +242,10 @@ class DeploymentStore:
         """Wait until a deployment is kept."""
         while deployment not in self._kept:
             await self._changed.wait()
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def _share_elements(plan: Plan) -> int:

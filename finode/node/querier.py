@@ -14,7 +14,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -67,7 +67,16 @@ from finode.wire.shares import (
 )
 
 FAULT_POINTS = 20.0
-"""What ending a session costs a peer's standing here: three of them in a row and it is not chosen any more."""
+"""What breaking the protocol costs a peer's standing here: three times in a row and it is not chosen any more."""
+MISHAP_POINTS = 4.0
+"""What ending a session by being lost, late or broken costs it: that happens to the honest."""
+DELIBERATE = frozenset({Fault.PROTOCOL, Fault.WRONG_DIGEST})
+GONE = frozenset({Fault.PEER_LOST, Fault.TIMEOUT, Fault.SHUTTING_DOWN})
+"""Faults after which a peer is not asked as an owner either; any other leaves its models in the ensemble."""
+COMPUTING = "computing:"
+"""Before a peer id among the excluded: not as party or dealer."""
+BUSY_PAUSE_S = 0.2
+BUSY_PAUSE_AT_MOST_S = 2.0
 MAX_ATTEMPTS = 8
 """Committees tried for one query, whatever time is left: the fault may be ours."""
 
@@ -135,6 +144,7 @@ class QuerierRole:
         session = secrets.token_bytes(SESSION_ID_BYTES)
         deadline_s = request.deadline_s or self._config.querier.deadline_s
         answers: list[QueryAnswer] = []
+        reasons: list[str] = []
         with trio.CancelScope() as scope, trio.move_on_after(deadline_s) as deadline:
             self._scopes[session] = scope
             try:
@@ -142,14 +152,15 @@ class QuerierRole:
                     session, b"", request.service, Role.QUERIER, self._network.peer_id, len(request.inputs)
                 )
                 with place as entry:
-                    answers.append(await self._attempts(request, entry, progress, deadline_s))
+                    answers.append(await self._attempts(request, entry, progress, deadline_s, reasons))
             finally:
                 del self._scopes[session]
         if answers:
             return answers[0]
         if deadline.cancelled_caught:
+            why = f": {reasons[-1]}" if reasons else ""
             raise SessionAborted(
-                f"no answer within {deadline_s:.0f} s", hint="ask with a longer deadline, or see `finode ps`"
+                f"no answer within {deadline_s:g} s{why}", hint="ask with a longer deadline, or see `finode ps`"
             )
         raise SessionCancelled("the query was cancelled")
 
@@ -194,16 +205,23 @@ class QuerierRole:
         )
 
     async def _attempts(
-        self, request: QueryRequest, entry: Session, progress: ProgressCallback, deadline_s: float
+        self,
+        request: QueryRequest,
+        entry: Session,
+        progress: ProgressCallback,
+        deadline_s: float,
+        reasons: list[str],
     ) -> QueryAnswer:
         clock = _Clock()
-        reasons: list[str] = []
         excluded: frozenset[str] = frozenset()
+        attempt, pause_s = 1, BUSY_PAUSE_S
         self._check_input(request)
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        while True:
             wanted = self._request(request, excluded)
             try:
-                return await self._attempt(request, wanted, entry, progress, clock, deadline_s, attempt)
+                return await self._attempt(
+                    request, wanted, entry, progress, clock, deadline_s, attempt, again=bool(reasons)
+                )
             except VerdictReached as error:
                 verdict = error.verdict
                 reasons.append(error.message)
@@ -216,26 +234,33 @@ class QuerierRole:
                     detail=verdict.detail,
                 )
                 hopeless = verdict.culprit in ("", self._network.peer_id) and verdict.fault is not Fault.NOT_SEALED
+                if verdict.fault is Fault.BUSY:
+                    # All is well but for the moment: the same committee again, until the deadline.
+                    await trio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, BUSY_PAUSE_AT_MOST_S)
+                    continue
                 if hopeless or attempt == MAX_ATTEMPTS:
                     raise
                 excluded = self._blame(verdict, excluded)
+                attempt += 1
             except CommitteeError as error:
                 if not reasons:
                     raise
                 why = f"{error.message}; before that: {'; '.join(reasons)}"
                 raise type(error)(why, hint=error.hint) from error
-        raise SessionAborted("no attempt was made")
 
     def _blame(self, verdict: Verdict, excluded: frozenset[str]) -> frozenset[str]:
         """Return whom the next attempt goes without. A member that forgot the committee is only asked anew."""
         if verdict.fault in (Fault.NOT_SEALED, Fault.QUOTA_USED):
             return excluded
         culprit = PeerId(verdict.culprit)
-        if verdict.fault is not Fault.BUSY:
-            self._cache.drop_member(culprit)
+        self._cache.drop_member(culprit)
         if verdict.fault not in BLAMELESS:
-            self._network.fault(culprit, FAULT_POINTS, f"ended a session: {verdict.fault}")
-        return excluded | {culprit}
+            points = FAULT_POINTS if verdict.fault in DELIBERATE else MISHAP_POINTS
+            self._network.fault(culprit, points, f"ended a session: {verdict.fault}")
+        if verdict.fault in GONE | DELIBERATE:
+            return excluded | {culprit}
+        return excluded | {f"{COMPUTING}{culprit}"}
 
     def _check_input(self, request: QueryRequest) -> None:
         spec = self.spec(request.service)
@@ -268,6 +293,8 @@ class QuerierRole:
         clock: _Clock,
         deadline_s: float,
         attempt: int,
+        *,
+        again: bool,
     ) -> QueryAnswer:
         async def tell(phase: Phase, done: int = 0, total: int = 0, detail: str = "") -> None:
             entry.phase = phase
@@ -291,7 +318,7 @@ class QuerierRole:
             async with self._deploying.setdefault(committee.id, trio.Lock()):
                 await self._deploy(committee)
             clock.deployment_s += time.monotonic() - began
-            session = entry.id if attempt == 1 else secrets.token_bytes(SESSION_ID_BYTES)
+            session = secrets.token_bytes(SESSION_ID_BYTES) if again else entry.id
             result = await self._session(committee, session, request, tell, clock)
         except VerdictReached as error:
             self._using[committee.id] -= 1
@@ -311,7 +338,7 @@ class QuerierRole:
         committee, machine = await agree(
             self._network,
             wanted,
-            self._candidates(),
+            self._candidates(wanted.exclude),
             deadline_ms=now_ms() + max(left_ms, 1),
             answer_timeout_s=self._config.session.answer_timeout_s,
             log=self._log,
@@ -328,7 +355,7 @@ class QuerierRole:
         self._cache.put(wanted, committee, batch)
         return committee
 
-    def _candidates(self) -> list[Candidate]:
+    def _candidates(self, exclude: frozenset[str]) -> list[Candidate]:
         found = [
             candidate(
                 state.record,
@@ -341,7 +368,10 @@ class QuerierRole:
             if state.record is not None
         ]
         own = self._own_candidate()
-        return [*found, own] if own is not None else found
+        return [
+            replace(peer, roles=peer.roles & {Role.OWNER}) if f"{COMPUTING}{peer.peer}" in exclude else peer
+            for peer in (*found, *(() if own is None else (own,)))
+        ]
 
     async def _part(self, committee: SealedCommittee, verdict: Verdict) -> None:
         """Give up a committee in which a session failed, unless it is only busy or other queries still use it."""

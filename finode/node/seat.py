@@ -162,6 +162,8 @@ class PartySeat:
             with self._store.using(self.deployments):
                 await self._check_shares()
                 await self._fetch_masks()
+                for deployment, seed in zip(self.deployments, self._mask_seeds, strict=True):
+                    await trio.to_thread.run_sync(self._store.verify_opened, deployment, seed, abandon_on_cancel=True)
                 lane_set = await self.lanes()
                 try:
                     lanes = await lane_set.connect()

@@ -19,6 +19,7 @@ An outcome is `exchange` (round, expected_bytes, parties; parts: the frames to s
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -176,6 +177,7 @@ class Worker:
             return (outcome.value,)
         for path, constants in zip(paths, outcome.value, strict=True):
             write_private(Path(path), constants)
+            write_private(Path(f"{path}.sha256"), hashlib.sha256(constants).digest())
         return ()
 
     def _drop(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:

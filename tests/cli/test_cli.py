@@ -101,7 +101,7 @@ def test_help_lists_every_command_and_each_has_help_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "import finode.cli.__main__\n"
@@ -114,14 +114,6 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-    seconds = []
-    for _ in range(3):  # the machine may be busy with something else for a moment
-        start = time.monotonic()
-        quick = subprocess.run([sys.executable, "-m", "finode.cli", "--help"], capture_output=True, check=False)
-        seconds.append(time.monotonic() - start)
-        assert quick.returncode == 0
-    assert min(seconds) < 0.4
 
 
 @pytest.mark.parametrize(
@@ -272,7 +264,8 @@ def test_a_wrong_flag_leaves_no_home_behind(tmp_path: Path, started: list[Any], 
 
 def test_id(home: Path, idle_home: Path) -> None:
     peer = Identity.load(home / "identity.key").peer_id
-    assert run("id", "--home", home).stdout.splitlines() == [peer, f"/ip4/127.0.0.1/tcp/4001/p2p/{peer}"]
+    assert run("id", "--home", home).stdout.splitlines() == [peer]
+    assert run("id", "--addresses", "--home", home).stdout.splitlines() == [peer, f"/ip4/127.0.0.1/tcp/4001/p2p/{peer}"]
     idle = Identity.load(idle_home / "identity.key").peer_id
     assert found("id", "--home", idle_home, "--json") == {"peer": idle, "addresses": []}
     refused(run("id", "--home", idle_home / "nothing"), "no identity", "finode init")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trio
 
-from finode.errors import CommitteeError, PeerRefused, RemoteProtocolError, SessionAborted
+from finode.errors import RemoteProtocolError, SessionAborted
 from finode.identity import PeerId
 from finode.node.interface import QueryProgress, QueryRequest
 from finode.node.lanes import MAX_EARLY_RUNS, LaneSet
@@ -148,9 +148,8 @@ async def test_busy_ends_one_query_and_not_the_committee_of_others(tmp_path: Pat
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first)
             await trio.sleep(0.1)
-            with pytest.raises((SessionAborted, CommitteeError, PeerRefused)):
-                await _ask(asker)
-            await trio.sleep(1.2)  # over a tick, in which committees that ended are given up
+            with pytest.raises(SessionAborted, match="is busy"):
+                await _ask(asker, deadline_s=1.5)  # over a tick, in which committees that ended are given up
             held.set()
         assert answers[0].attempts == 1
         assert all(state.standing == 0 for state in asker.network.states().values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,7 +58,12 @@ def test_a_share_is_kept_privately_and_found_again_after_a_restart(tmp_path: Pat
     assert again.share_path(deployment.id).stat().st_mode & 0o777 == 0o600
     assert again.share_path(deployment.id).parent.stat().st_mode & 0o777 == 0o700
     assert not again.is_open(deployment.id, b"mask")
-    again.opened_path(deployment.id, b"mask").touch()
+    opened = again.opened_path(deployment.id, b"mask")
+    opened.write_bytes(b"constants")
+    assert not again.is_open(deployment.id, b"mask")
+    opened.with_name(f"{opened.name}.sha256").write_bytes(hashlib.sha256(b"constants").digest())
+    assert again.is_open(deployment.id, b"mask")
+    again.verify_opened(deployment.id, b"mask")
     assert again.is_open(deployment.id, b"mask")
     assert not again.is_open(deployment.id, b"another mask")
     again.forget_opened(deployment.id, b"mask")
@@ -73,6 +80,28 @@ def test_a_share_that_was_altered_on_disk_is_noticed(tmp_path: Path) -> None:
     altered = DeploymentStore(tmp_path, 16)
     altered.share_path(deployment.id).write_bytes(bytes([share[0] ^ 1]) + share[1:])
     assert not altered.verify(deployment.id)
+
+
+def test_constants_that_were_altered_on_disk_are_opened_again(tmp_path: Path) -> None:
+    deployment, share = _deployment(b"1")
+    store = DeploymentStore(tmp_path, 16)
+    store.add(deployment, share)
+    opened = store.opened_path(deployment.id, b"mask")
+    opened.with_name(f"{opened.name}.sha256").write_bytes(hashlib.sha256(b"constants").digest())
+    opened.write_bytes(b"Constants")
+
+    store.verify_opened(deployment.id, b"mask")
+
+    assert not store.is_open(deployment.id, b"mask")
+
+
+def test_a_deployment_removed_under_a_running_party_is_not_kept_any_more(tmp_path: Path) -> None:
+    deployment, share = _deployment(b"1")
+    store = DeploymentStore(tmp_path, 16)
+    store.add(deployment, share)
+    shutil.rmtree(store.share_path(deployment.id).parent)
+    with store.using((deployment.id,)):
+        assert not store.holds(deployment.id)
 
 
 def test_a_share_of_the_wrong_digest_names_its_owner_and_is_not_kept(tmp_path: Path) -> None:
