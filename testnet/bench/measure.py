@@ -35,6 +35,8 @@ from finode.testnet.network import Network, NodeState, describe_exit, first_erro
 from finode.testnet.topology import ModelFile, NodeSpec, Topology
 
 LONGEST_PAUSE_S: Final = 5.0
+CONNECTED_TIMEOUT_S: Final = 60.0
+POLL_S: Final = 0.1
 STREAM_SECONDS: Final = 10.0
 """A stream of queries is measured for so long, and for three queries at least."""
 STREAM_WIDTH: Final = 2
@@ -169,7 +171,8 @@ async def _measure(network: Network, work: Work, links: LinkTable, plan: Plan) -
     began = time.monotonic()
     querier, cold_querier = network.with_role(Role.QUERIER)
     async with Client(home=querier.home) as client, Client(home=cold_querier.home) as cold_client:
-        await _wait_for_offers((client, cold_client), work)
+        for each in (client, cold_client):
+            await _wait_until_it_can_ask(each, work)
         ask = partial(_ask, work=work, inputs=inputs, samples=samples)
         first, first_s = await ask(client)
         pause_s = min(LONGEST_PAUSE_S, 1.5 * first.timings.offline_s)
@@ -269,16 +272,18 @@ async def _stream(ask: Callable[[], Awaitable[object]], work: Work) -> float:
     return asked * work.batch / (time.monotonic() - began)
 
 
-async def _wait_for_offers(clients: Sequence[Client], work: Work) -> None:
-    for client in clients:
-        with trio.move_on_after(30) as scope:
-            while True:
-                offers = [len(service.offers) for service in await client.services() if service.name == work.service]
-                if offers == [work.models]:
-                    break
-                await trio.sleep(0.1)
-        if scope.cancelled_caught:
-            raise DaemonUnavailable(f"a querier knows {sum(offers)} of {work.models} models of {work.service!r}")
+async def _wait_until_it_can_ask(client: Client, work: Work) -> None:
+    """Wait until a querier has all offers and a connection to everybody; records come before connections do."""
+    lacks = ""
+    with trio.move_on_after(CONNECTED_TIMEOUT_S):
+        while True:
+            offers = sum(len(service.offers) for service in await client.services() if service.name == work.service)
+            far = [peer.organization for peer in await client.peers() if not peer.connected]
+            if offers == work.models and not far:
+                return
+            lacks = f"it knows {offers} of {work.models} models and lacks a connection to {', '.join(far) or 'nobody'}"
+            await trio.sleep(POLL_S)
+    raise DaemonUnavailable(f"after {CONNECTED_TIMEOUT_S:.0f} s a querier cannot ask: {lacks}")
 
 
 def _busiest(network: Network, before: _Traffic, after: _Traffic) -> int:
