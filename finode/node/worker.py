@@ -130,17 +130,17 @@ class Worker:
         program = canonical.decode(header["program"], Program)
         models = len(program.plans)
         input_share, bundle_seed, corrections, *keys = parts
-        run = self._engines[header["engine"]].run(
+        engine = self._engines[header["engine"]]
+        holding = engine.hold(
             program,
             header["party_index"],
             [self._files.read(path) for path in header["constants"]],
             [bytes(seed) for seed in keys[:models]],
             [self._files.read(path) for path in header["shares"]],
-            input_share,
-            bytes(bundle_seed),
-            corrections,
-            dict(zip(header["zero_parties"], map(bytes, keys[models:]), strict=True)),
         )
+        prepared = engine.prepare(program, header["party_index"], holding, bytes(bundle_seed), corrections)
+        zero_keys = dict(zip(header["zero_parties"], map(bytes, keys[models:]), strict=True))
+        run = engine.run(prepared, input_share, zero_keys)
         return self._outcome(header["run"], run, run.start())
 
     def _resume(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
