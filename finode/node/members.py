@@ -13,9 +13,7 @@ from finode.errors import FinodeError, RemoteError, RemoteProtocolError
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.verdicts import VerdictReached, verdict_of
-from finode.wire import preprocessing, shares
-from finode.wire.committee import Terms
-from finode.wire.preprocessing import Deal, Dealt
+from finode.wire import shares
 from finode.wire.shares import (
     Failed,
     Fault,
@@ -54,7 +52,7 @@ class Members:
         self._network = network
         self._config = config
 
-    async def order(self, peer: PeerId, message: HandOut | Prepare) -> None:
+    async def order(self, peer: PeerId, message: HandOut | Prepare) -> Prepared:
         """Have an owner hand out its shares, or a party prepare its seat, and wait until it has."""
         stream = await self._network.open(peer, shares.PROTOCOL, timeout_s=self._config.session.answer_timeout_s)
         try:
@@ -62,32 +60,19 @@ class Members:
             reply = await stream.receive(Prepared, Failed, timeout_s=2 * self._config.session.deploy_timeout_s)
         finally:
             await stream.close()
-        if isinstance(reply, Failed):
-            raise VerdictReached(reply.verdict)
-
-    async def deal(self, terms: Terms, session: bytes, batch: int, story: Story) -> Dealt:
-        """Have the dealer deal for one session, and wait until the parties have their bundles."""
-        timeout_s = self._config.session.answer_timeout_s
-        stream = await self._network.open(terms.dealer, preprocessing.PROTOCOL, timeout_s=timeout_s)
-        try:
-            await stream.send(Deal(session=session, committee=terms.committee_id(), batch=batch))
-            reply = await stream.receive(Dealt, Failed, timeout_s=self._config.session.deal_timeout_s)
-            if isinstance(reply, Failed):
-                raise VerdictReached(reply.verdict)
-            if not isinstance(reply, Dealt) or reply.session != session:
-                raise RemoteProtocolError("the dealer answered about another session", peer=terms.dealer)
-            return reply
-        except BaseException as error:
-            await self._say_why(stream, session, story.because(error, self._network.peer_id))
-            raise
-        finally:
-            await stream.close()
+        match reply:
+            case Prepared():
+                return reply
+            case Failed(verdict=verdict):
+                raise VerdictReached(verdict)
+            case _:
+                raise RemoteProtocolError(f"{peer} answered something else", peer=peer)
 
     async def compute(
         self,
         peer: PeerId,
         start: StartSession,
-        piece: bytes,
+        piece: Callable[[], Awaitable[bytes]],
         output_bytes: int,
         tell: Tell,
         story: Story,
@@ -96,7 +81,7 @@ class Members:
         stream = await self._network.open(peer, shares.PROTOCOL, timeout_s=self._config.session.answer_timeout_s)
         try:
             await stream.send(start)
-            await stream.send_bulk(piece)
+            await stream.send_bulk(await piece())
             result = await self._follow(stream, start, tell)
             if result.output_bytes != output_bytes:
                 raise RemoteProtocolError(

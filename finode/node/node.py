@@ -335,7 +335,7 @@ async def serve_node(
             return None if record is None else candidate(record, organization=organization, rtt_ms=0.0)
 
         reception = Reception(network, Desk(identity, view, book), party, dealer, owner, config, log)
-        querier = QuerierRole(network, organization, sessions, own_candidate, config, log)
+        querier = QuerierRole(network, organization, sessions, own_candidate, nursery, config, log)
         reception.open()
         nursery.start_soon(pool.serve)
         nursery.start_soon(reception.tend)

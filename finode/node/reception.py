@@ -19,6 +19,7 @@ from finode.config import Config, Role
 from finode.errors import (
     FinodeError,
     LocalError,
+    LocalProtocolError,
     PeerRefused,
     PeerUnreachable,
     RemoteError,
@@ -95,9 +96,10 @@ class Reception:
         while True:
             await trio.sleep(TICK_S)
             await self._settle(self._desk.tick(now_ms()))
-            for committee in self._party.seated():
-                if all(sealed.id != committee for sealed in self._desk.book):
-                    await self._party.leave(committee)
+            book = self._desk.book
+            for committee in {*self._party.seated(), *self._dealer.dealing()}:
+                if all(sealed.id != committee for sealed in book) and not book.sessions_of(committee):
+                    await self._leave(committee)
 
     async def stop(self) -> None:
         """Refuse what is new, end what is in flight and tell the others, within `STOP_TIMEOUT_S`."""
@@ -115,9 +117,14 @@ class Reception:
         for end in outcome.ended:
             self._log.debug("committee ended", committee=end.committee.hex()[:12], reason=end.reason)
             if not self._desk.book.sessions_of(end.committee):
-                await self._party.leave(end.committee)
+                await self._leave(end.committee)
         for notice in outcome.notices:
             await dissolve(self._network, notice.peer, notice.message)
+
+    async def _leave(self, committee: bytes) -> None:
+        """Give up what this node keeps for a committee that is over and in which nothing runs any more."""
+        await self._party.leave(committee)
+        await self._dealer.leave(committee)
 
     @contextmanager
     def _cancellable(self) -> Iterator[None]:
@@ -202,7 +209,8 @@ class Reception:
                     round=verdict.round,
                     detail=verdict.detail,
                 )
-                with suppress(RemoteError):
+                # LocalProtocolError: what was being sent when it ended was cut off, and so the stream was reset.
+                with suppress(RemoteError, LocalProtocolError):
                     await stream.send(Failed(subject=subject, verdict=verdict))
                 await stream.close()
                 if isinstance(error, LocalError):
@@ -235,7 +243,7 @@ class Reception:
 
         sent = await while_asked(stream, hand_out)
         await stream.send(
-            Prepared(committee=terms.committee_id(), bytes_sent=sent, seconds=trio.current_time() - began)
+            Prepared(committee=terms.committee_id(), bytes_sent=sent, seconds=trio.current_time() - began, max_batch=0)
         )
 
     def _prepare(self, message: Prepare) -> Callable[[Stream, Terms], Awaitable[None]]:
@@ -279,9 +287,9 @@ class Reception:
             case RequestMasks():
                 await self._serve(stream, message.committee, message.committee, self._masks)
             case Deal():
-                await self._serve(stream, message.session, message.committee, self._deal(message))
+                await self._serve(stream, message.serial, message.committee, self._deal(message))
             case OfferBundle():
-                await self._serve(stream, message.session, message.committee, self._bundle(message))
+                await self._serve(stream, message.serial, message.committee, self._bundle(message))
 
     async def _masks(self, stream: Stream, terms: Terms) -> None:
         self._expect_dealer(stream.peer, terms)
@@ -291,13 +299,7 @@ class Reception:
         async def deal(stream: Stream, terms: Terms) -> None:
             self._expect_querier(stream.peer, terms)
             self._expect_dealer(stream.peer, terms)
-            self._desk.book.begin(message.committee, message.session, message.batch, now_ms())
-            try:
-                with bound_contextvars(session=message.session.hex()):
-                    self._log.info("dealing", role=Role.DEALER.value, batch=message.batch)
-                    await self._dealer.deal(stream, terms, message)
-            finally:
-                self._desk.book.end(message.session)
+            await self._dealer.serve_pool(stream, terms, message, self._desk.book)
 
         return deal
 
