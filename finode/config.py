@@ -173,7 +173,9 @@ class PartySection(Section):
         default=4, ge=0, le=256, description="bundles of one committee kept for queries to come; 0: none"
     )
     pool_memory_mb: int = Field(
-        default=1024, ge=1, description="memory for bundles kept for queries to come, of all committees together"
+        default=2048,
+        ge=1,
+        description="memory for bundles kept for queries to come, counted as their runs will need it",
     )
     session_memory_mb: int = Field(
         default=1024, ge=16, description="memory of one session; queriers cut larger batches into several"
@@ -212,6 +214,9 @@ class QuerierSection(Section):
     )
     self_party: bool = Field(
         default=False, description="let this node be a party of its own queries where no other committee is possible"
+    )
+    profile: Literal["latency", "throughput"] = Field(
+        default="latency", description="latency: few rounds; throughput: fewer bytes, for streams of large batches"
     )
     min_models: int = Field(default=1, ge=1, description="fewest models an answer may come from")
 

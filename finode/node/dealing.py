@@ -35,7 +35,7 @@ from finode.node.tasks import first_failure, together
 from finode.smpc.plan import Plan
 from finode.wire import canonical
 from finode.wire.committee import Terms
-from finode.wire.preprocessing import PROTOCOL, SERIAL_BYTES, BundleStored, Deal, Dealt, OfferBundle, Spent
+from finode.wire.preprocessing import PROTOCOL, SERIAL_BYTES, BundleStored, Deal, Dealing, Dealt, OfferBundle, Spent
 from finode.wire.shares import Failed, Phase
 
 MAX_BATCHES = 4
@@ -294,10 +294,12 @@ class DealerPool:
             serial = secrets.token_bytes(SERIAL_BYTES)
             self._ahead[serial] = batch
             self._space.used_bytes += self._sizes[batch]
+            await self._stream.send(Dealing(serial=serial, batch=batch))
             try:
                 given = await self._maker.give(serial, batch, ahead=True)
             except FinodeError as error:
                 self._release(serial)
+                await self._stream.send(Spent(serial=serial))
                 self._log.info("dealt no bundle ahead", batch=batch, reason=error.message)
                 with trio.move_on_after(RETRY_S):
                     await self._changed.wait()

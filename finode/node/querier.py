@@ -175,6 +175,7 @@ class QuerierRole:
             session_timeout_s=max(1, round(settings.deadline_s)),
             lifetime_ms=round(settings.committee_lifetime_s * 1000),
             min_models=settings.min_models,
+            profile=settings.profile,
             self_party=settings.self_party,
             exclude=exclude | frozenset(settings.exclude),
         )
@@ -390,7 +391,10 @@ class QuerierRole:
                 hint="ask in smaller batches, or have the parties raise [party] session_memory_mb",
             )
         batch = session_batch(request.vote, count, supply.max_batch)
-        ticket = supply.take(batch)
+        await tell(Phase.PREPROCESSING)
+        began = time.monotonic()
+        ticket = await supply.take(batch)
+        clock.offline_s += time.monotonic() - began
         try:
             with supply.in_use():
                 return await self._run(committee, supply, ticket, session, request.inputs[:count], tell, clock)
@@ -411,7 +415,6 @@ class QuerierRole:
         terms = committee.terms
         batch = ticket.batch
         began = time.monotonic()
-        await tell(Phase.PREPROCESSING)
         outputs: dict[int, bytearray] = {}
         meters: dict[int, Meter] = {}
         dealt: list[Dealt] = [] if ticket.ready is None else [ticket.ready]
@@ -463,5 +466,5 @@ class QuerierRole:
             first_rows(output, len(inputs)),
             tuple(meters[index] for index in sorted(meters)),
             dealt[0],
-            ticket.ready is not None,
+            ticket.at_once,
         )

@@ -18,17 +18,19 @@ from finode.errors import FinodeError, RemoteProtocolError
 from finode.net.interface import Network, Stream
 from finode.node.verdicts import VerdictReached, verdict_of
 from finode.wire.committee import Terms
-from finode.wire.preprocessing import PROTOCOL, SERIAL_BYTES, Deal, Dealt, Spent
+from finode.wire.preprocessing import PROTOCOL, SERIAL_BYTES, Deal, Dealing, Dealt, Spent
 from finode.wire.shares import Failed, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A bundle for one session: one that lies `ready`, or one to be asked for."""
+    """A bundle for one session: one that lies `ready` at all parties, or one to be asked for."""
 
     serial: bytes
     batch: int
     ready: Dealt | None
+    at_once: bool
+    """Whether it lay ready when it was taken."""
 
 
 class Supply:
@@ -56,6 +58,7 @@ class Supply:
         self._users = 0
         self._retired = False
         self._ready: dict[bytes, Dealt] = {}
+        self._coming: dict[bytes, int] = {}
         self._dealt: dict[bytes, Dealt] = {}
         self._waiting: set[bytes] = set()
         self._changed = trio.Event()
@@ -66,13 +69,28 @@ class Supply:
         """How many bundles lie ready."""
         return len(self._ready)
 
-    def take(self, batch: int) -> Ticket:
-        """Return a bundle for a session of `batch` inputs, and never the same again."""
+    async def take(self, batch: int) -> Ticket:
+        """Return a bundle for a session of `batch` inputs, and never the same again.
+
+        Where none lies ready but one is being dealt ahead that nobody waits for yet, wait for that.
+        """
+        coming = next((serial for serial, size in self._coming.items() if size == batch), None)
+        if coming is not None and all(dealt.batch != batch for dealt in self._ready.values()):
+            del self._coming[coming]
+            self._waiting.add(coming)
+            try:
+                while coming in self._waiting and coming not in self._dealt and self.lost is None:
+                    await self._changed.wait()
+            finally:
+                self._waiting.discard(coming)
+                dealt = self._dealt.pop(coming, None)
+            if dealt is not None:
+                return Ticket(coming, batch, dealt, at_once=False)
         for serial, dealt in self._ready.items():
             if dealt.batch == batch:
                 del self._ready[serial]
-                return Ticket(serial, batch, dealt)
-        return Ticket(secrets.token_bytes(SERIAL_BYTES), batch, None)
+                return Ticket(serial, batch, dealt, at_once=True)
+        return Ticket(secrets.token_bytes(SERIAL_BYTES), batch, None, at_once=False)
 
     async def deal(self, ticket: Ticket) -> Dealt:
         """Have the dealer deal a ticket's bundle, and wait until all parties have it.
@@ -121,12 +139,17 @@ class Supply:
     async def _listen(self, stream: Stream) -> None:
         try:
             while self.lost is None:
-                message = await stream.receive_frame(Dealt, Spent, Failed, raw_limit=0, timeout_s=None)
+                message = await stream.receive_frame(Dealing, Dealt, Spent, Failed, raw_limit=0, timeout_s=None)
                 match message:
                     case Dealt():
                         self._on_dealt(message)
+                    case Dealing():
+                        self._coming[message.serial] = message.batch
                     case Spent(serial=serial):
+                        self._coming.pop(serial, None)
                         self._ready.pop(serial, None)
+                        self._waiting.discard(serial)
+                        self._wake()
                     case Failed(verdict=verdict):
                         self._lose(verdict)
         except FinodeError as error:
@@ -137,6 +160,7 @@ class Supply:
     def _on_dealt(self, message: Dealt) -> None:
         if len(message.bytes_sent) != len(self._terms.parties):
             raise RemoteProtocolError("the dealer counts other parties than the terms", peer=self._terms.dealer)
+        self._coming.pop(message.serial, None)
         if message.serial in self._waiting:
             self._dealt[message.serial] = message
         elif message.ahead:

@@ -90,6 +90,11 @@ class Worker:
             code = StorageFull.code if error.errno in (28, 122) else "finode-error"
             return Envelope({"error": code, "message": f"{error.filename}: {error.strerror}", "hint": "", "peer": ""})
 
+    @property
+    def bundles(self) -> int:
+        """How many bundles lie here."""
+        return len(self._bundles)
+
     def advance(self) -> bool:
         """Do a piece of what can be done ahead; return whether there was any."""
         return self._bundles.advance()

@@ -5,8 +5,10 @@ party   -> dealer   RequestMasks -> Masks           once per deployment: the par
 A committee's pool, querier -> dealer; one stream for as long as the querier uses the committee:
 
     querier -> dealer   Deal ...                    make a bundle of this serial now; and go on dealing such ahead
+    dealer  -> querier  Dealing ...                 this bundle is being dealt ahead
     dealer  -> querier  Dealt ...                   every party has this bundle: one asked for, or one dealt ahead
-    dealer  -> querier  Spent ...                   a party used this bundle, or burned it
+    dealer  -> querier  Spent ...                   a party used this bundle, or burned it, or did not take it
+    querier -> dealer   Spent ...                   the session that was to use this bundle ended early: burn it
     dealer  -> querier  shares.Failed               the pool is closed
 
 A bundle, dealer -> party; one stream for as long as the party has it. Either side burns the bundle by closing it:
@@ -139,7 +141,7 @@ class BundleStored(Message):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent(Message):
-    """Dealer -> querier: a party gave this bundle up; no session can use it any more."""
+    """No session can use this bundle any more."""
 
     code: ClassVar[int] = 70
 
@@ -147,3 +149,18 @@ class Spent(Message):
 
     def __post_init__(self) -> None:
         check_id(self.serial, SERIAL_BYTES, "serial")
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dealing(Message):
+    """A bundle is being dealt ahead; Dealt or Spent follows. To wait for it is faster than to ask for another one."""
+
+    code: ClassVar[int] = 71
+
+    serial: bytes
+    batch: int
+
+    def __post_init__(self) -> None:
+        check_id(self.serial, SERIAL_BYTES, "serial")
+        check(1 <= self.batch <= MAX_BATCH, "batch is 1 to 4096")

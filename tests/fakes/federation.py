@@ -110,8 +110,13 @@ class InlineWorker:
     def busy(self) -> Iterator[None]:
         yield
 
+    @property
+    def bundles(self) -> int:
+        return self._worker.bundles
+
     def die(self) -> None:
         """Lose all that the worker held, and answer nothing any more."""
+        self._worker = Worker({})
         self.dead = True
         self.died.set()
 

@@ -109,6 +109,7 @@ EXAMPLES: tuple[Message, ...] = (
     preprocessing.OfferBundle(committee=ID32, serial=ID16, batch=2, ahead=False, seed=ID32, correction_bytes=8),
     preprocessing.BundleStored(serial=ID16),
     preprocessing.Spent(serial=ID16),
+    preprocessing.Dealing(serial=ID16, batch=2),
     session.JoinLane(committee=ID32, key=ID32),
     session.LaneJoined(committee=ID32, key=ID32),
 )

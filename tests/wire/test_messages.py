@@ -163,6 +163,7 @@ BAD = [
     bad(BY_TYPE[preprocessing.Dealt], batch=0),
     bad(BY_TYPE[preprocessing.BundleStored], serial=b""),
     bad(BY_TYPE[preprocessing.Spent], serial=b""),
+    bad(BY_TYPE[preprocessing.Dealing], batch=0),
     bad(BY_TYPE[preprocessing.OfferBundle], serial=b""),
     bad(BY_TYPE[preprocessing.OfferBundle], seed=b""),
     bad(BY_TYPE[preprocessing.OfferBundle], correction_bytes=-1),
