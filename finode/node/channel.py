@@ -8,6 +8,7 @@ a bug and ends the worker. Parts are raw buffers, read straight into memory of t
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ class BlockingChannel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
 
     def send(self, header: dict[str, Any], parts: Sequence[Buffer] = ()) -> None:
         """Send one envelope; raise `OSError` when the daemon is gone."""
@@ -50,6 +53,10 @@ class BlockingChannel:
         self._socket.sendall(_pack(envelope))
         for part in envelope.parts:
             self._socket.sendall(part)
+
+    def has_request(self) -> bool:
+        """Whether an envelope, or the end of the channel, can be received without waiting."""
+        return bool(self._poll.poll(0))
 
     def receive(self) -> Envelope | None:
         """Return the next envelope, None at the end of the channel."""

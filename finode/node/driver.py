@@ -30,6 +30,8 @@ class RunOutcome:
     rounds: int
     bytes_sent: int
     compute_s: float
+    prepare_s: float = 0.0
+    """Of the bundle's preparation, as far as it was left to the run."""
 
 
 @dataclass(slots=True)
@@ -73,6 +75,7 @@ class RunDriver:
         """
         try:
             reply = await self._request({"run": self.run, **header}, parts)
+            prepare_s = reply.header.get("prepare_s", 0.0)
             while reply.header["state"] == "exchange":
                 round = self.first_round + reply.header["round"]
                 self.on_round(round)
@@ -85,7 +88,7 @@ class RunDriver:
                 await self._drop()
             raise
         summary = reply.header
-        return RunOutcome(reply.parts, summary["rounds"], self.frame_bytes, summary["compute_s"])
+        return RunOutcome(reply.parts, summary["rounds"], self.frame_bytes, summary["compute_s"], prepare_s)
 
     async def _request(self, header: dict[str, Any], parts: Sequence[Buffer]) -> Envelope:
         try:

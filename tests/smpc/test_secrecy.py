@@ -82,8 +82,9 @@ def test_the_dealer_is_given_nothing_but_the_public_program_and_its_own_secret()
     assert list(inspect.signature(NativeEngine.deal).parameters) == ["self", "program", "secret"]
     assert list(inspect.signature(NativeEngine.correction_bytes).parameters) == ["self", "program"]
     assert list(inspect.signature(DealerWeights.__init__).parameters) == ["self", "plans", "mask_seeds"]
+    # `weights` are the public ones of a weighted vote, one number per model.
     assert set(Program.__slots__) == {
-        "plans", "deployments", "parties", "batch", "fractional_bits", "vote", "reveal", "profile",
+        "plans", "deployments", "parties", "batch", "fractional_bits", "vote", "reveal", "profile", "weights",
     }  # fmt: skip
 
 

@@ -43,7 +43,8 @@ def spectral_weights(p: Tensor) -> Tensor:
     centred = confidence - confidence.mean(1, keepdim=True)
     matrix = centred @ centred.T / p.shape[1] + 2.0**-RIDGE_BITS * torch.eye(len(p), dtype=torch.float64)
     power = torch.linalg.matrix_power(matrix / matrix.trace(), 2**SQUARINGS)
-    return power.diagonal() / power.trace()
+    weights: Tensor = power.diagonal() / power.trace()
+    return weights
 
 
 def spectral(p: Tensor) -> Tensor:

@@ -139,7 +139,8 @@ class Centre(Local):
 
     def linear(self, *inputs: Tensor) -> Tensor:
         x = inputs[0][..., 0]
-        return (x << self.raised) - x.sum(1, keepdim=True) * round(2**self.raised / x.shape[1])
+        centred: Tensor = (x << self.raised) - x.sum(1, keepdim=True) * round(2**self.raised / x.shape[1])
+        return centred
 
 
 @dataclass(frozen=True, slots=True)
