@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -40,6 +40,8 @@ from finode.wire.shares import Failed, Phase
 
 MAX_BATCHES = 4
 """Batch sizes of one committee for which bundles are dealt ahead: those asked for last."""
+TELL_TIMEOUT_S = 1.0
+"""A querier that reads nothing for so long gets no bundles any more; it must not hold up a shutdown."""
 RETRY_S = 5.0
 """Pause after a bundle could not be dealt ahead: a party has no room, or is lost."""
 
@@ -232,7 +234,22 @@ class DealerPool:
             if (scope := self._given.get(message.serial)) is not None:
                 scope.cancel()
 
+    @contextmanager
+    def _until_given_up(self, serial: bytes) -> Iterator[None]:
+        """Stop what is done about a bundle when the querier says that it is not needed any more."""
+        with trio.CancelScope() as scope:
+            self._given[serial] = scope
+            try:
+                yield
+            finally:
+                del self._given[serial]
+
     async def _answer(self, message: Deal) -> None:
+        with self._until_given_up(message.serial):
+            await self._deal_now(message)
+        self._want(message.batch)
+
+    async def _deal_now(self, message: Deal) -> None:
         if message.committee != self._committee or not 1 <= message.batch <= self._terms.max_batch:
             raise RemoteProtocolError("a bundle that the terms do not foresee was asked for", peer=self._stream.peer)
         self._asked += 1
@@ -253,7 +270,6 @@ class DealerPool:
             self._book.end(message.serial)
             self._asked -= 1
         await self._hand_over(given, ahead=False)
-        self._want(message.batch)
 
     async def _hand_over(self, given: GivenBundle, *, ahead: bool) -> None:
         """Tell the querier of a bundle, and return when it is spent."""
@@ -265,14 +281,16 @@ class DealerPool:
             seconds=given.seconds,
         )
         try:
-            with trio.CancelScope() as scope:
-                self._given[given.serial] = scope
-                await self._stream.send(dealt)
-                await _any_closed(given.streams)
-                await self._stream.send(Spent(serial=given.serial))
+            await self._tell(dealt)
+            await _any_closed(given.streams)
+            await self._tell(Spent(serial=given.serial))
         finally:
-            del self._given[given.serial]
             await close_all(given.streams)
+
+    async def _tell(self, message: Dealing | Dealt | Spent) -> None:
+        # Shielded: a send that is cut off would end the stream, and with it the pool.
+        with trio.CancelScope(shield=True):
+            await self._stream.send(message, timeout_s=TELL_TIMEOUT_S)
 
     def _want(self, batch: int) -> None:
         if batch in self._batches:
@@ -294,12 +312,12 @@ class DealerPool:
             serial = secrets.token_bytes(SERIAL_BYTES)
             self._ahead[serial] = batch
             self._space.used_bytes += self._sizes[batch]
-            await self._stream.send(Dealing(serial=serial, batch=batch))
+            await self._tell(Dealing(serial=serial, batch=batch))
             try:
                 given = await self._maker.give(serial, batch, ahead=True)
             except FinodeError as error:
                 self._release(serial)
-                await self._stream.send(Spent(serial=serial))
+                await self._tell(Spent(serial=serial))
                 self._log.info("dealt no bundle ahead", batch=batch, reason=error.message)
                 with trio.move_on_after(RETRY_S):
                     await self._changed.wait()
@@ -330,7 +348,8 @@ class DealerPool:
 
     async def _lay_out(self, given: GivenBundle) -> None:
         try:
-            await self._hand_over(given, ahead=True)
+            with self._until_given_up(given.serial):
+                await self._hand_over(given, ahead=True)
             with suppress(PeerRefused):  # its committee may be over
                 self._book.spend(self._committee, given.batch, now_ms())
         finally:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from finode.config import Config
-from finode.errors import FinodeError, RemoteError, RemoteProtocolError
+from finode.errors import FinodeError, LocalProtocolError, RemoteError, RemoteProtocolError
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.verdicts import VerdictReached, verdict_of
@@ -112,5 +112,7 @@ class Members:
 
     @staticmethod
     async def _say_why(stream: Stream, session: bytes, verdict: Verdict) -> None:
-        with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_TIMEOUT_S), suppress(RemoteError):
+        # LocalProtocolError: what was being sent when the session ended was cut off, and so the stream was reset.
+        expected = suppress(RemoteError, LocalProtocolError)
+        with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_TIMEOUT_S), expected:
             await stream.send(Failed(subject=session, verdict=verdict))

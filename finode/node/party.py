@@ -182,8 +182,7 @@ class PartyRole:
             try:
                 await self._receive(stream, seat, offer, bundle)
             except BaseException:
-                with trio.CancelScope(shield=True):
-                    await worker.post({"kind": "burn", "bundle": bundle.name})
+                await self._burn(bundle)
                 raise
         try:
             self._bundles.put(bundle)
@@ -192,8 +191,12 @@ class PartyRole:
         finally:
             # Also after a session that took it and ended before its run began.
             self._bundles.burn(bundle)
-            with trio.CancelScope(shield=True):
-                await worker.post({"kind": "burn", "bundle": bundle.name})
+            await self._burn(bundle)
+
+    @staticmethod
+    async def _burn(bundle: PartyBundle) -> None:
+        with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_TIMEOUT_S):
+            await bundle.worker.post({"kind": "burn", "bundle": bundle.name})
 
     async def _receive(self, stream: Stream, seat: PartySeat, offer: OfferBundle, bundle: PartyBundle) -> None:
         """Move a bundle into its worker, piece by piece: this process never holds the whole of it."""
@@ -291,7 +294,7 @@ class PartyRole:
     async def _compute(self, stream: Stream, seat: PartySeat, start: StartSession, session: Session) -> None:
         """Read the input, wait for the bundle, run, send the output; a word from the querier ends it."""
         timeout_s = self._config.session.deal_timeout_s
-        input_share = await stream.receive_bulk(start.input_bytes, timeout_s=timeout_s)
+        input_share = await self._take_input(stream, start.input_bytes)
 
         async def compute() -> _Computed:
             began = trio.current_time()
@@ -310,6 +313,20 @@ class PartyRole:
             return _Computed(outcome, bundle.size, offline_s, max(0.0, trio.current_time() - began - offline_s))
 
         await self._deliver(stream, start.session, await while_asked(stream, compute))
+
+    async def _take_input(self, stream: Stream, size: int) -> bytearray:
+        """Take the input's share, or the querier's word that it will not come."""
+        timeout_s = self._config.session.deal_timeout_s
+        share = bytearray()
+        while len(share) < size:
+            limit = min(CHUNK_BYTES, size - len(share))
+            piece = await stream.receive_frame(Failed, raw_limit=limit, timeout_s=timeout_s)
+            if isinstance(piece, Failed):
+                raise VerdictReached(piece.verdict)
+            if not isinstance(piece, bytearray) or not piece:
+                raise RemoteProtocolError("the querier sent an empty piece of the input", peer=stream.peer)
+            share += piece
+        return share
 
     async def _run(
         self, stream: Stream, seat: PartySeat, session: Session, input_share: bytearray, bundle: PartyBundle

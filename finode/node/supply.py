@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import trio
 
 from finode.config import Config
-from finode.errors import FinodeError, RemoteProtocolError
+from finode.errors import FinodeError, PeerTimeout, RemoteProtocolError
 from finode.net.interface import Network, Stream
 from finode.node.verdicts import VerdictReached, verdict_of
 from finode.wire.committee import Terms
@@ -112,7 +112,7 @@ class Supply:
             return dealt
         if self.lost is None:
             late = f"the dealer dealt no bundle within {self._config.session.deal_timeout_s:.0f} s"
-            self._lose(verdict_of(RemoteProtocolError(late, peer=self._terms.dealer), self._network.peer_id))
+            self._lose(verdict_of(PeerTimeout(late, peer=self._terms.dealer), self._network.peer_id))
         assert self.lost is not None  # noqa: S101 - for mypy: `_lose` has set it
         raise VerdictReached(self.lost)
 
