@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -43,6 +43,8 @@ MAX_BATCHES = 4
 """Batch sizes of one committee for which bundles are dealt ahead: those asked for last."""
 MAX_ASKED = 64
 """Bundles that one querier asks for at once; more than a node's sessions is misuse."""
+TELL_TIMEOUT_S = 1.0
+"""A querier that reads nothing for so long gets no bundles any more; it must not hold up a shutdown."""
 RETRY_S = 5.0
 """Pause after a bundle could not be dealt ahead: a party has no room, or is lost."""
 
@@ -237,7 +239,26 @@ class DealerPool:
             if (scope := self._given.get(message.serial)) is not None:
                 scope.cancel()
 
+    @contextmanager
+    def _until_given_up(self, serial: bytes) -> Iterator[None]:
+        """Stop what is done about a bundle when the querier says that it is not needed any more."""
+        if serial in self._given:
+            raise RemoteProtocolError("the same bundle was asked for twice", peer=self._stream.peer)
+        with trio.CancelScope() as scope:
+            self._given[serial] = scope
+            try:
+                yield
+            finally:
+                del self._given[serial]
+
     async def _answer(self, message: Deal) -> None:
+        if message.serial in self._ahead:
+            raise RemoteProtocolError("a bundle was asked for that is dealt ahead", peer=self._stream.peer)
+        with self._until_given_up(message.serial):
+            await self._deal_now(message)
+        self._want(message.batch)
+
+    async def _deal_now(self, message: Deal) -> None:
         if message.committee != self._committee or not 1 <= message.batch <= self._terms.max_batch:
             raise RemoteProtocolError("a bundle that the terms do not foresee was asked for", peer=self._stream.peer)
         if self._asked >= MAX_ASKED:
@@ -250,20 +271,14 @@ class DealerPool:
             if verdict.culprit == self._stream.peer:
                 raise
             # The pool goes on: one bundle that cannot be dealt now is no word on the committee's other sessions.
-            await self._stream.send(Failed(subject=message.serial, verdict=verdict))
-            given = None
+            await self._tell(Failed(subject=message.serial, verdict=verdict))
+            return
         finally:
             self._asked -= 1
-            self._wake()
-        if given is not None:
-            self._want(message.batch)
-            await self._hand_over(given, ahead=False)
+        await self._hand_over(given, ahead=False)
 
-    async def _deal(self, message: Deal) -> GivenBundle | None:
-        """Deal a bundle that was asked for; return None when the querier does not want it any more."""
+    async def _deal(self, message: Deal) -> GivenBundle:
         self._book.begin(self._committee, message.serial, message.batch, now_ms())
-        scope = self._given[message.serial] = trio.CancelScope()
-        given: GivenBundle | None = None
         try:
             place = self._sessions.enter(
                 message.serial,
@@ -273,16 +288,11 @@ class DealerPool:
                 self._terms.querier,
                 message.batch,
             )
-            with place as session, scope:
+            with place as session:
                 session.phase = Phase.PREPROCESSING
-                given = await self._maker.give(message.serial, message.batch, ahead=False)
+                return await self._maker.give(message.serial, message.batch, ahead=False)
         finally:
             self._book.end(message.serial)
-            del self._given[message.serial]
-            if given is not None and scope.cancel_called:
-                await close_all(given.streams)
-                given = None
-        return given
 
     async def _hand_over(self, given: GivenBundle, *, ahead: bool) -> None:
         """Tell the querier of a bundle, and return when it is spent."""
@@ -293,17 +303,17 @@ class DealerPool:
             bytes_sent=given.bytes_sent,
             seconds=given.seconds,
         )
-        scope = self._given[given.serial] = trio.CancelScope()
         try:
-            # The querier's word ends the wait alone: a message cut off half-way would spoil the stream for all bundles.
-            await self._stream.send(dealt)
-            with scope:
-                await _any_closed(given.streams)
-            if not scope.cancelled_caught:
-                await self._stream.send(Spent(serial=given.serial))
+            await self._tell(dealt)
+            await _any_closed(given.streams)
+            await self._tell(Spent(serial=given.serial))
         finally:
-            del self._given[given.serial]
             await close_all(given.streams)
+
+    async def _tell(self, message: Dealing | Dealt | Spent | Failed) -> None:
+        # Shielded: a send that is cut off would end the stream, and with it the pool.
+        with trio.CancelScope(shield=True):
+            await self._stream.send(message, timeout_s=TELL_TIMEOUT_S)
 
     def _want(self, batch: int) -> None:
         if batch in self._batches:
@@ -325,12 +335,12 @@ class DealerPool:
             serial = secrets.token_bytes(SERIAL_BYTES)
             self._ahead[serial] = batch
             self._space.used_bytes += self._sizes[batch]
-            await self._stream.send(Dealing(serial=serial, batch=batch))
+            await self._tell(Dealing(serial=serial, batch=batch))
             try:
                 given = await self._maker.give(serial, batch, ahead=True)
             except FinodeError as error:
                 self._release(serial)
-                await self._stream.send(Spent(serial=serial))
+                await self._tell(Spent(serial=serial))
                 self._log.info("dealt no bundle ahead", batch=batch, reason=error.message)
                 with trio.move_on_after(RETRY_S):
                     await self._changed.wait()
@@ -361,7 +371,8 @@ class DealerPool:
 
     async def _lay_out(self, given: GivenBundle) -> None:
         try:
-            await self._hand_over(given, ahead=True)
+            with self._until_given_up(given.serial):
+                await self._hand_over(given, ahead=True)
             with suppress(PeerRefused):  # its committee may be over
                 self._book.spend(self._committee, given.batch, now_ms())
         finally:

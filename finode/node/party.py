@@ -205,7 +205,7 @@ class PartyRole:
             finally:
                 # Also after a session that took it and ended before its run began.
                 self._bundles.burn(bundle)
-                with trio.CancelScope(shield=True):
+                with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_TIMEOUT_S):
                     await worker.post({"kind": "burn", "bundle": bundle.name})
 
     async def _receive(self, stream: Stream, seat: PartySeat, offer: OfferBundle, bundle: PartyBundle) -> None:

@@ -136,6 +136,8 @@ def _accepts_at(member: Member) -> Any:
 async def test_busy_ends_one_query_and_not_the_committee_of_others(tmp_path: Path) -> None:
     layout = {name: what for name, what in LAYOUT.items() if name != "mallory"}
     layout["p1"] = layout["p1"] | {"node": {"capacity": 1}}
+    # Nothing ahead: a query would wait for the bundle that the held worker keeps from being dealt, and not ask p1.
+    layout["d1"] = layout["d1"] | {"dealer": {"pool_bundles": 0}}
     async with federation_of(tmp_path, layout) as (_, members):
         asker = members["asker"]
         await _ask(asker)

@@ -158,6 +158,7 @@ async def test_cancelling_ends_the_session_at_every_member(tmp_path: Path) -> No
 async def test_beyond_its_capacity_a_node_is_busy(tmp_path: Path) -> None:
     layout = {name: what for name, what in LAYOUT.items() if name not in ("p3", "d2")}
     layout["p1"] = layout["p1"] | {"node": {"capacity": 1}}
+    layout["d1"] = layout["d1"] | {"dealer": {"pool_bundles": 0}}
     async with federation_of(tmp_path, layout) as (_, members):
         asker = members["asker"].node
         await asker.query(QueryRequest(service="toy", inputs=X), _silent)
