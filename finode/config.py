@@ -161,7 +161,7 @@ class OwnerSection(Section):
     allow_queriers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="organizations that may query; empty: all on the roster"
     )
-    queries_per_day: int = Field(default=10_000, ge=0, description="inputs per querier and day (UTC)")
+    queries_per_day: int = Field(default=100_000, ge=0, description="inputs per querier and day (UTC)")
     reveal_at_most: Literal["probabilities", "top1", "label"] = Field(
         default="probabilities", description="the most that a querier may see"
     )
@@ -175,12 +175,29 @@ class PartySection(Section):
     )
     max_batch: int = Field(default=256, ge=1, le=4096, description="most inputs of one session")
     price: int = Field(default=0, ge=0, description="micro-credits per input")
+    pool_bundles: int = Field(
+        default=4, ge=0, le=256, description="bundles of one committee kept for queries to come; 0: none"
+    )
+    pool_memory_mb: int = Field(
+        default=2048,
+        ge=1,
+        description="memory for bundles kept for queries to come, counted as their runs will need it",
+    )
+    session_memory_mb: int = Field(
+        default=1024, ge=16, description="memory of one session; queriers cut larger batches into several"
+    )
 
 
 class DealerSection(Section):
     """What a dealer offers."""
 
     price: int = Field(default=0, ge=0, description="micro-credits per input")
+    pool_bundles: int = Field(
+        default=2, ge=0, le=64, description="bundles dealt ahead per committee and batch size; 0: only when asked"
+    )
+    pool_memory_mb: int = Field(
+        default=512, ge=1, description="corrections dealt ahead and not used yet, of all committees together"
+    )
 
 
 class QuerierSection(Section):
@@ -191,8 +208,10 @@ class QuerierSection(Section):
     committee_lifetime_s: float = Field(
         default=600.0, gt=0, le=86400, description="how long a sealed committee is reused"
     )
-    max_batch: int = Field(default=64, ge=1, le=4096, description="most inputs of one session")
-    quota: int = Field(default=64, ge=1, description="inputs that may be asked on one committee")
+    max_batch: int = Field(
+        default=64, ge=1, le=4096, description="most inputs of one session; more are asked in several"
+    )
+    quota: int = Field(default=256, ge=1, description="inputs that may be asked on one committee")
     exclude: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="peer ids or organizations never to choose"
     )
@@ -201,6 +220,9 @@ class QuerierSection(Section):
     )
     self_party: bool = Field(
         default=False, description="let this node be a party of its own queries where no other committee is possible"
+    )
+    profile: Literal["latency", "throughput"] = Field(
+        default="latency", description="latency: few rounds; throughput: fewer bytes, for streams of large batches"
     )
     min_models: int = Field(default=1, ge=1, description="fewest models an answer may come from")
     engine: Literal["native", "crypten"] = Field(

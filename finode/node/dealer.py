@@ -1,38 +1,28 @@
-"""The dealer's role: mask seeds per deployment, and a fresh bundle for each session, on demand.
+"""The dealer's role: mask seeds per deployment, and a pool of bundles for each committee that is in use (dealing.py).
 
-It sees plans, never a weight, an input, an opened value or an output. A bundle is a seed for every party, and for the
-last party the corrections: they are made layer by layer and sent as they are made, so no whole bundle is held here.
+It sees plans, never a weight, an input, an opened value or an output.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from functools import partial
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from finode.config import Config, Role
+from finode.committee.book import CommitteeBook
+from finode.config import Config
 from finode.errors import PeerRefused, PeerTimeout, RemoteProtocolError
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
-from finode.node.asked import while_asked
-from finode.node.channel import Buffer
-from finode.node.pool import WorkerPool, WorkerProcess
-from finode.node.seat import program_of
+from finode.node.dealing import BundleMaker, DealerPool, PoolSpace
+from finode.node.pool import WorkerPool
 from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
-from finode.node.tasks import together
-from finode.smpc.engine import Program
 from finode.smpc.plan import Plan
-from finode.wire import canonical
-from finode.wire.committee import Terms
-from finode.wire.preprocessing import PROTOCOL, BundleStored, Deal, Dealt, Masks, OfferBundle
-from finode.wire.shares import Failed, Phase
+from finode.wire.committee import RefusalReason, Terms
+from finode.wire.message import MIB
+from finode.wire.preprocessing import Deal, Masks
 
 MAX_PLANS = 1024
 """Plans kept, a few kilobytes each; the least recently used go first, and come again with the next hand-out."""
@@ -82,6 +72,8 @@ class DealerRole:
         self.plans = PlanShelf()
         self._network = network
         self._pool = pool
+        self._pools: dict[bytes, trio.CancelScope] = {}
+        self._space = PoolSpace(config.dealer.pool_memory_mb * MIB)
         self._sessions = sessions
         self._secret = secret.derive("masks")
         self._config = config
@@ -101,84 +93,30 @@ class DealerRole:
             reply = await worker.request(request, [self._secret])
         await stream.send(Masks(committee=terms.committee_id(), seeds=tuple(map(bytes, reply.parts))))
 
-    async def deal(self, stream: Stream, terms: Terms, message: Deal) -> None:
-        """Make a bundle for one session, send it to the parties and tell the querier."""
-        began = time.monotonic()
+    async def serve_pool(self, stream: Stream, terms: Terms, first: Deal, book: CommitteeBook) -> None:
+        """Deal for a committee until its querier closes the stream; a second stream of a committee ends the first."""
         committee = terms.committee_id()
-        entry = self._sessions.enter(
-            message.session, committee, terms.service, Role.DEALER, terms.querier, message.batch
-        )
-        with entry as session:
-            session.phase = Phase.PREPROCESSING
-            timeout_s = self._config.session.deploy_timeout_s
-            plans = tuple([await self.plans.take(terms.deployment_id(m), m.owner, timeout_s) for m in terms.models])
-            program = program_of(terms, plans, message.batch)
+        await self.leave(committee)
+        timeout_s = self._config.session.deploy_timeout_s
+        plans = tuple([await self.plans.take(terms.deployment_id(m), m.owner, timeout_s) for m in terms.models])
+        maker = BundleMaker(self._network, self._pool, self._secret, terms, plans, self._config)
+        pool = DealerPool(stream, maker, book, self._space, self._sessions, self._log)
+        with trio.CancelScope() as scope:
+            self._pools[committee] = scope
+            try:
+                await pool.serve(first)
+            finally:
+                if self._pools.get(committee) is scope:
+                    del self._pools[committee]
+        if scope.cancelled_caught:
+            raise PeerRefused("the committee is over", reason=RefusalReason.NOT_SEALED.value)
 
-            async def make() -> list[int]:
-                async with self._pool.acquire() as worker:
-                    return await self._send(terms, message, program, worker)
+    async def leave(self, committee: bytes) -> None:
+        """End a committee's pool; the parties burn what no session has taken."""
+        if (scope := self._pools.pop(committee, None)) is not None:
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
 
-            sent = await while_asked(stream, make)
-            await stream.send(Dealt(session=message.session, bytes_sent=tuple(sent), seconds=time.monotonic() - began))
-
-    async def _send(self, terms: Terms, message: Deal, program: Program, worker: WorkerProcess) -> list[int]:
-        run = b"deal" + secrets.token_bytes(12)
-        header = {"kind": "deal", "run": run, "engine": terms.engine, "program": canonical.encode(program)}
-        try:
-            reply = await worker.request(header, [self._secret])
-            correction_bytes: int = reply.header["correction_bytes"]
-            last = len(terms.parties) - 1
-            calls: list[Callable[[], Awaitable[int]]] = []
-            for index, (peer, seed) in enumerate(zip(terms.parties, reply.parts, strict=True)):
-                offer = OfferBundle(
-                    session=message.session,
-                    committee=message.committee,
-                    serial=secrets.token_bytes(16),
-                    batch=message.batch,
-                    seed=bytes(seed),
-                    correction_bytes=correction_bytes if index == last else 0,
-                )
-                calls.append(partial(self._give, peer, offer, run, worker))
-            # The last party's corrections first: the others would begin round 0 and wait for it under a deadline.
-            to_last = await calls[-1]()
-            return [*await together(calls[:-1]), to_last]
-        finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(1.0):
-                await worker.post({"kind": "drop", "run": run})
-
-    async def _give(self, peer: PeerId, offer: OfferBundle, run: bytes, worker: WorkerProcess) -> int:
-        timeout_s = self._config.session.deal_timeout_s
-        stream = await self._network.open(peer, PROTOCOL, timeout_s=self._config.session.answer_timeout_s)
-        try:
-            await stream.send(offer)
-            if offer.correction_bytes:
-                await self._stream_corrections(stream, run, worker, timeout_s)
-            reply = await stream.receive(BundleStored, Failed, timeout_s=timeout_s)
-        finally:
-            await stream.close()
-        if isinstance(reply, Failed):
-            fault = reply.verdict.fault
-            raise PeerRefused(
-                f"{peer} did not take its bundle: {reply.verdict.detail or fault}", peer=peer, reason=fault
-            )
-        return len(offer.seed) + offer.correction_bytes
-
-    @staticmethod
-    async def _stream_corrections(stream: Stream, run: bytes, worker: WorkerProcess, timeout_s: float) -> None:
-        """Send chunks as they are made: the worker makes the next one while the last one is on its way."""
-        send, receive = trio.open_memory_channel[Buffer](1)
-
-        async def make() -> None:
-            # When the stream breaks, `forward` says so; this side then finds its channel closed.
-            with suppress(trio.BrokenResourceError):
-                async with send:
-                    while (reply := await worker.request({"kind": "next", "run": run})).header["more"]:
-                        await send.send(reply.parts[0])
-
-        async def forward() -> None:
-            async with receive:
-                async for chunk in receive:
-                    await stream.send_bulk(chunk, timeout_s=timeout_s)
-
-        calls: list[Callable[[], Awaitable[None]]] = [make, forward]
-        await together(calls)
+    def dealing(self) -> tuple[bytes, ...]:
+        """Return the ids of the committees that have a pool here."""
+        return tuple(self._pools)

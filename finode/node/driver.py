@@ -30,6 +30,8 @@ class RunOutcome:
     rounds: int
     bytes_sent: int
     compute_s: float
+    prepare_s: float = 0.0
+    """Of the bundle's preparation, as far as it was left to the run."""
 
 
 @dataclass(slots=True)
@@ -46,10 +48,14 @@ class RunDriver:
     first_round: int = 0
     frame_bytes: int = 0
 
-    async def exchange(self, round: int, frames: Mapping[int, Buffer], expected_bytes: int) -> dict[int, bytearray]:
+    async def exchange(self, round: int, frames: Mapping[int, Buffer], expected_bytes: int) -> dict[int, Buffer]:
         """Send one frame to each other party and return theirs."""
         self.frame_bytes += sum(ROUND_HEADER.size + len(frame) for frame in frames.values())
-        gathered: dict[int, bytearray] = {}
+        queued = {party for party, frame in frames.items() if self.lanes[party].queue_round(self.run, round, frame)}
+        if len(queued) == len(frames):
+            timeout_s = transfer_timeout_s(expected_bytes, self.round_timeout_s)
+            return await self.inbox.gather(round, expected_bytes, timeout_s)
+        gathered: dict[int, Buffer] = {}
 
         async def gather() -> None:
             timeout_s = transfer_timeout_s(expected_bytes, self.round_timeout_s)
@@ -61,7 +67,7 @@ class RunDriver:
         # Waiting begins before sending ends: with a full window both sides must read to make room.
         calls: list[Callable[[], Awaitable[None]]] = [
             gather,
-            *(partial(send, party, frame) for party, frame in frames.items()),
+            *(partial(send, party, frame) for party, frame in frames.items() if party not in queued),
         ]
         await together(calls)
         return gathered
@@ -73,6 +79,7 @@ class RunDriver:
         """
         try:
             reply = await self._request({"run": self.run, **header}, parts)
+            prepare_s = reply.header.get("prepare_s", 0.0)
             while reply.header["state"] == "exchange":
                 round = self.first_round + reply.header["round"]
                 self.on_round(round)
@@ -85,7 +92,7 @@ class RunDriver:
                 await self._drop()
             raise
         summary = reply.header
-        return RunOutcome(reply.parts, summary["rounds"], self.frame_bytes, summary["compute_s"])
+        return RunOutcome(reply.parts, summary["rounds"], self.frame_bytes, summary["compute_s"], prepare_s)
 
     async def _request(self, header: dict[str, Any], parts: Sequence[Buffer]) -> Envelope:
         try:

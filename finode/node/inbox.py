@@ -12,6 +12,7 @@ import trio
 
 from finode.errors import PeerTimeout, RemoteProtocolError
 from finode.identity import PeerId
+from finode.net.interface import Buffer
 from finode.node.verdicts import VerdictReached
 from finode.wire.shares import Verdict
 
@@ -22,12 +23,12 @@ class Inbox:
     def __init__(self, parties: tuple[PeerId, ...], party_index: int) -> None:
         self._parties = parties
         self._others = tuple(index for index in range(len(parties)) if index != party_index)
-        self._frames: dict[tuple[int, int], bytearray] = {}
+        self._frames: dict[tuple[int, int], Buffer] = {}
         self._verdict: Verdict | None = None
         self._changed = trio.Event()
         self.round = -1
 
-    def put(self, party: int, round: int, frame: bytearray) -> None:
+    def put(self, party: int, round: int, frame: Buffer) -> None:
         """Take a frame of another party; raise `RemoteProtocolError` when it cannot be due now."""
         current = max(self.round, 0)
         if not current <= round <= current + 1 or (round, party) in self._frames:
@@ -47,7 +48,7 @@ class Inbox:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
-    async def gather(self, round: int, expected_bytes: int, timeout_s: float) -> dict[int, bytearray]:
+    async def gather(self, round: int, expected_bytes: int, timeout_s: float) -> dict[int, Buffer]:
         """Return the other parties' frames of `round`.
 
         Raises `VerdictReached` when the run was ended, `PeerTimeout` naming the first party that is missing,

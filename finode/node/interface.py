@@ -53,13 +53,18 @@ class CommitteeView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Seconds by phase, as the querier saw them."""
+    """Seconds by phase, as the querier saw them.
+
+    `offline_s` is the wait for correlated randomness: near 0 where it was `dealt_ahead`. `online_s` is all the rest of
+    the sessions, sharing the input and adding up the output included.
+    """
 
     negotiation_s: float
     deployment_s: float
     offline_s: float
     online_s: float
     total_s: float
+    dealt_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

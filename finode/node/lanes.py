@@ -67,6 +67,14 @@ class Lane:
         """
         await self._put(b"".join((ROUND_HEADER.pack(run, round), frame)))
 
+    def queue_round(self, run: bytes, round: int, frame: Buffer) -> bool:
+        """As `send_round`, if that needs no waiting; False if it does, and then nothing was queued."""
+        try:
+            self._outgoing.send_nowait(b"".join((ROUND_HEADER.pack(run, round), frame)))
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+        return True
+
     async def tell(self, run: bytes, verdict: Verdict) -> None:
         """Queue the news that a run ended."""
         await self._put(Failed(subject=run, verdict=verdict))
@@ -120,7 +128,7 @@ class LaneSet:
         self._changed = trio.Event()
         self._opening = trio.Lock()
         self._inboxes: dict[bytes, Inbox] = {}
-        self._early: OrderedDict[bytes, list[tuple[int, int, bytearray]]] = OrderedDict()
+        self._early: OrderedDict[bytes, list[tuple[int, int, Buffer]]] = OrderedDict()
         self._failed: OrderedDict[bytes, Verdict] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
 
@@ -197,13 +205,13 @@ class LaneSet:
         if len(data) < ROUND_HEADER.size:
             raise RemoteProtocolError("a frame without a header came over a lane", peer=self._parties[party])
         run, round = ROUND_HEADER.unpack_from(data)
-        frame = data[ROUND_HEADER.size :]
+        frame = memoryview(data)[ROUND_HEADER.size :]
         if (inbox := self._inboxes.get(run)) is not None:
             inbox.put(party, round, frame)
         elif run not in self._ended:
             self._keep_early(party, run, round, frame)
 
-    def _keep_early(self, party: int, run: bytes, round: int, frame: bytearray) -> None:
+    def _keep_early(self, party: int, run: bytes, round: int, frame: Buffer) -> None:
         """Keep a frame of a run that has not begun here. A party can only be at its first round then."""
         waiting = self._early.get(run, [])
         if round != 0 or any(sender == party for sender, _, _ in waiting):

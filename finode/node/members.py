@@ -13,9 +13,7 @@ from finode.errors import FinodeError, LocalProtocolError, RemoteError, RemotePr
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.verdicts import VerdictReached, verdict_of
-from finode.wire import preprocessing, shares
-from finode.wire.committee import Terms
-from finode.wire.preprocessing import Deal, Dealt
+from finode.wire import shares
 from finode.wire.shares import (
     Failed,
     Fault,
@@ -70,30 +68,22 @@ class Members:
         self._network = network
         self._config = config
 
-    async def order(self, peer: PeerId, message: HandOut | Prepare, story: Story) -> None:
+    async def order(self, peer: PeerId, message: HandOut | Prepare, story: Story) -> Prepared:
         """Have an owner hand out its shares, or a party prepare its seat, and wait until it has."""
         async with self._asking(peer, shares.PROTOCOL, message.committee, story) as stream:
             await stream.send(message)
             reply = await stream.receive(Prepared, Failed, timeout_s=2 * self._config.session.deploy_timeout_s)
             if isinstance(reply, Failed):
                 raise story.told(peer, reply.verdict)
-
-    async def deal(self, terms: Terms, session: bytes, batch: int, story: Story) -> Dealt:
-        """Have the dealer deal for one session, and wait until the parties have their bundles."""
-        async with self._asking(terms.dealer, preprocessing.PROTOCOL, session, story) as stream:
-            await stream.send(Deal(session=session, committee=terms.committee_id(), batch=batch))
-            reply = await stream.receive(Dealt, Failed, timeout_s=self._config.session.deal_timeout_s)
-            if isinstance(reply, Failed):
-                raise story.told(terms.dealer, reply.verdict)
-            if not isinstance(reply, Dealt) or reply.session != session:
-                raise RemoteProtocolError("the dealer answered about another session", peer=terms.dealer)
+            if not isinstance(reply, Prepared) or reply.committee != message.committee:
+                raise RemoteProtocolError(f"{peer} answered about another committee", peer=peer)
             return reply
 
     async def compute(
         self,
         peer: PeerId,
         start: StartSession,
-        piece: bytes,
+        piece: Callable[[], Awaitable[bytes]],
         output_bytes: int,
         tell: Tell,
         story: Story,
@@ -101,7 +91,7 @@ class Members:
         """Give one party its share of the input and return its share of the output."""
         async with self._asking(peer, shares.PROTOCOL, start.session, story) as stream:
             await stream.send(start)
-            await stream.send_bulk(piece)
+            await stream.send_bulk(await piece())
             result = await self._follow(stream, start, tell, story)
             if result.output_bytes != output_bytes:
                 raise RemoteProtocolError(

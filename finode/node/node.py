@@ -343,7 +343,7 @@ async def serve_node(
 
         desk = Desk(identity, view, book, since_ms=now_ms())
         reception = Reception(network, desk, party, dealer, owner, config, log)
-        querier = QuerierRole(network, organization, sessions, own_candidate, config, log)
+        querier = QuerierRole(network, organization, sessions, own_candidate, nursery, config, log)
         reception.open()
         nursery.start_soon(pool.serve)
         nursery.start_soon(reception.tend)

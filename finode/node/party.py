@@ -15,20 +15,21 @@ from structlog.typing import FilteringBoundLogger
 
 from finode.committee.sealed import SealedCommittee
 from finode.config import Config, Role
-from finode.errors import FinodeError, LocalProtocolError, PeerRefused, RemoteError, RemoteProtocolError
+from finode.errors import FinodeError, LocalProtocolError, PeerRefused, RemoteError, RemoteProtocolError, WorkerDied
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.asked import while_asked
-from finode.node.bundles import BundleKey, BundleShelf, PartyBundle
+from finode.node.bundles import BundleShelf, PartyBundle
 from finode.node.deployments import Deployment, DeploymentStore, check_offer
 from finode.node.driver import RunOutcome
-from finode.node.pool import WorkerPool, WorkerProcess
+from finode.node.pool import WorkerPool
 from finode.node.seat import PartySeat, input_share_bytes
 from finode.node.sessions import Session, SessionTable
 from finode.node.verdicts import VerdictReached, verdict_of
 from finode.smpc import sharing
 from finode.smpc.plan import Plan
 from finode.wire.committee import Terms
+from finode.wire.message import MIB
 from finode.wire.preprocessing import BundleStored, OfferBundle
 from finode.wire.session import JoinLane
 from finode.wire.shares import (
@@ -88,7 +89,7 @@ class PartyRole:
         self._config = config
         self._log = log
         self._seats: dict[bytes, PartySeat] = {}
-        self._bundles = BundleShelf()
+        self._bundles = BundleShelf(config.party.pool_bundles, config.party.pool_memory_mb * MIB)
         self._taking: dict[bytes, trio.Lock] = {}
 
     def seat(self, sealed: SealedCommittee) -> PartySeat:
@@ -107,6 +108,7 @@ class PartyRole:
 
     async def leave(self, committee: bytes) -> None:
         """Give up the seat in a committee that expired or was dissolved."""
+        self._bundles.burn_committee(committee)
         if (seat := self._seats.pop(committee, None)) is not None:
             await seat.close()
 
@@ -166,34 +168,91 @@ class PartyRole:
         began = trio.current_time()
         seat = self.seat(sealed)
 
-        async def prepare() -> int:
+        async def prepare() -> tuple[int, int]:
             async with self._pool.acquire() as worker:
-                return await seat.prepare(message.run, worker)
+                return await seat.prepare(message.run, worker), await seat.max_batch(worker)
 
-        sent = await while_asked(stream, prepare)
-        await stream.send(Prepared(committee=seat.committee, bytes_sent=sent, seconds=trio.current_time() - began))
+        sent, max_batch = await while_asked(stream, prepare)
+        seconds = trio.current_time() - began
+        await stream.send(Prepared(committee=seat.committee, bytes_sent=sent, seconds=seconds, max_batch=max_batch))
 
     async def take_bundle(self, stream: Stream, sealed: SealedCommittee, offer: OfferBundle) -> None:
-        """Take a bundle from the dealer and keep it until its session takes it, or until the deadline."""
+        """Take a bundle from the dealer and keep it until a session has used it, or it is burned.
+
+        The stream stays open as long as the bundle is here: the dealer that is lost before it is taken takes it along.
+        """
         terms = sealed.terms
         if stream.peer != terms.dealer or not 1 <= offer.batch <= terms.max_batch:
             raise RemoteProtocolError(f"{stream.peer} offers a bundle that the terms do not foresee", peer=stream.peer)
         seat = self.seat(sealed)
-        key = BundleKey(stream.peer, offer.committee, offer.session, offer.batch)
-        with self._bundles.claim(key, offer.serial):
-            async with self._pool.acquire(READY_TIMEOUT_S) as worker:
-                expected = await seat.expected_corrections(offer.batch, worker)
-            if offer.correction_bytes != expected:
-                raise RemoteProtocolError(
-                    f"the dealer offers corrections of {offer.correction_bytes} bytes, the plans need {expected}",
-                    peer=stream.peer,
-                )
-            timeout_s = self._config.session.deal_timeout_s
-            corrections = await stream.receive_bulk(expected, timeout_s=timeout_s) if expected else bytearray()
-            self._bundles.put(key, PartyBundle(offer.seed, corrections))
-            await stream.send(BundleStored(session=offer.session))
-            await stream.close()
-            await self._bundles.keep(key, timeout_s)
+        async with self._pool.acquire(READY_TIMEOUT_S) as worker:
+            bundle = PartyBundle(
+                dealer=stream.peer,
+                serial=offer.serial,
+                committee=seat.committee,
+                batch=offer.batch,
+                ahead=offer.ahead,
+                size=len(offer.seed) + offer.correction_bytes,
+                worker=worker,
+            )
+        with self._bundles.claim(bundle):
+            try:
+                with worker.busy():
+                    await self._receive(stream, seat, offer, bundle)
+                self._bundles.put(bundle)
+                await stream.send(BundleStored(serial=offer.serial))
+                await self._keep(stream, bundle)
+            finally:
+                # Also after a session that took it and ended before its run began.
+                self._bundles.burn(bundle)
+                with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_TIMEOUT_S):
+                    await worker.post({"kind": "burn", "bundle": bundle.name})
+
+    async def _receive(self, stream: Stream, seat: PartySeat, offer: OfferBundle, bundle: PartyBundle) -> None:
+        """Move a bundle into its worker, piece by piece: this process never holds the whole of it."""
+        worker = bundle.worker
+        due, memory_bytes = await seat.begin_bundle(bundle.name, offer.batch, offer.seed, worker)
+        if offer.correction_bytes != due:
+            raise RemoteProtocolError(
+                f"the dealer offers corrections of {offer.correction_bytes} bytes, the plans need {due}",
+                peer=stream.peer,
+            )
+        self._bundles.admit(bundle, memory_bytes)
+        timeout_s = self._config.session.deal_timeout_s
+        left = due
+        while left:
+            piece = await stream.receive_raw(min(CHUNK_BYTES, left), timeout_s=timeout_s)
+            if not piece:
+                raise RemoteProtocolError("the dealer sent an empty piece of a bundle", peer=stream.peer)
+            left -= len(piece)
+            await worker.feed({"kind": "feed", "bundle": bundle.name}, [piece])
+        await worker.request({"kind": "stored", "bundle": bundle.name})
+
+    async def _keep(self, stream: Stream, bundle: PartyBundle) -> None:
+        """Return when a bundle was used or burned; burn it when its dealer is lost, or its worker dies."""
+
+        async def with_dealer() -> None:
+            with suppress(RemoteError):
+                await stream.receive_frame(raw_limit=0, timeout_s=None)
+            if not self._bundles.burn(bundle):
+                await bundle.ended.wait()
+
+        async def with_worker() -> None:
+            await bundle.worker.died.wait()
+            # Not the dealer's fault: a session that was to use it must not wait for it and then name the dealer.
+            self._bundles.burn(bundle, WorkerDied("the worker process that kept a bundle ended"))
+            await bundle.ended.wait()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(with_dealer)
+            nursery.start_soon(with_worker)
+            if not bundle.ahead:
+                # Its session was to begin at once: a querier that went away must not leave it lying here.
+                with trio.move_on_after(self._config.session.deal_timeout_s):
+                    await bundle.ended.wait()
+                self._bundles.burn(bundle)
+            await bundle.ended.wait()
+            nursery.cancel_scope.cancel()
 
     async def join_lane(self, stream: Stream, sealed: SealedCommittee, message: JoinLane) -> None:
         """Serve a lane that a party of lower index opened."""
@@ -206,7 +265,6 @@ class PartyRole:
     async def session(self, stream: Stream, sealed: SealedCommittee, start: StartSession) -> None:
         """Run one session for the querier; raise `VerdictReached` when it ends early."""
         terms, seat = sealed.terms, self.seat(sealed)
-        key = BundleKey(terms.dealer, sealed.id, start.session, start.batch)
         expected = input_share_bytes(terms, start.batch)
         if start.batch > terms.max_batch or start.input_bytes != expected:
             raise RemoteProtocolError(
@@ -236,7 +294,7 @@ class PartyRole:
                 raise
             finally:
                 lanes.leave(start.session)
-                self._bundles.burn(key)
+                self._bundles.burn_of(terms.dealer, start.serial, sealed.id)
 
     async def _tell(self, stream: Stream, seat: PartySeat, session: bytes, verdict: Verdict) -> None:
         lanes = await seat.lanes()
@@ -249,31 +307,27 @@ class PartyRole:
         """Read the input, wait for the bundle, run, send the output; a word from the querier ends it."""
         timeout_s = self._config.session.deal_timeout_s
         input_share = await _receive_input(stream, start.input_bytes, timeout_s)
-        key = BundleKey(seat.terms.dealer, start.committee, start.session, start.batch)
 
         async def compute() -> _Computed:
             began = trio.current_time()
             session.phase = Phase.PREPROCESSING
             await self._report(stream, seat, session)
-            bundle = await self._bundles.take(key, timeout_s)
-            offline_s = trio.current_time() - began
-            session.phase = Phase.ROUNDS
-            await self._report(stream, seat, session)
-            async with self._pool.acquire(READY_TIMEOUT_S) as worker:
-                outcome = await self._run(stream, seat, start, session, input_share, bundle, worker)
-            return _Computed(outcome, bundle.size, offline_s, trio.current_time() - began - offline_s)
+            bundle = await self._bundles.take(seat.terms.dealer, start.serial, seat.committee, start.batch, timeout_s)
+            try:
+                waited_s = trio.current_time() - began
+                session.phase = Phase.ROUNDS
+                await self._report(stream, seat, session)
+                with bundle.worker.busy():
+                    outcome = await self._run(stream, seat, session, input_share, bundle)
+            finally:
+                bundle.ended.set()
+            offline_s = waited_s + outcome.prepare_s
+            return _Computed(outcome, bundle.size, offline_s, max(0.0, trio.current_time() - began - offline_s))
 
         await self._deliver(stream, start.session, await while_asked(stream, compute))
 
     async def _run(
-        self,
-        stream: Stream,
-        seat: PartySeat,
-        start: StartSession,
-        session: Session,
-        input_share: bytearray,
-        bundle: PartyBundle,
-        worker: WorkerProcess,
+        self, stream: Stream, seat: PartySeat, session: Session, input_share: bytearray, bundle: PartyBundle
     ) -> RunOutcome:
         outcomes: list[RunOutcome | FinodeError] = []
         ended = trio.Event()
@@ -294,7 +348,7 @@ class PartyRole:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(report)
             try:
-                outcomes.append(await seat.run(start.session, start.batch, input_share, bundle, worker, on_round))
+                outcomes.append(await seat.run(session.id, input_share, bundle, on_round))
             except FinodeError as error:
                 outcomes.append(error)
             finally:

@@ -10,8 +10,8 @@ import itertools
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import trio
@@ -39,12 +39,22 @@ class WorkerProcess:
         self._waiting: dict[int, trio.Event] = {}
         self._replies: dict[int, Envelope] = {}
         self.warm = trio.Event()
+        self.died = trio.Event()
         self.dead = False
         self.sessions = 0
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count one more session on this worker."""
+        self.sessions += 1
+        try:
+            yield
+        finally:
+            self.sessions -= 1
 
     async def request(
         self, header: dict[str, Any], parts: Sequence[Buffer] = (), *, timeout_s: float = REQUEST_TIMEOUT_S
@@ -80,8 +90,12 @@ class WorkerProcess:
 
     async def post(self, header: dict[str, Any]) -> None:
         """Send a request whose reply does not matter."""
+        await self.feed(header, ())
+
+    async def feed(self, header: dict[str, Any], parts: Sequence[Buffer]) -> None:
+        """As `post`, with parts; returns once the worker's socket has taken them."""
         with suppress(trio.BrokenResourceError):
-            await self._channel.send(Envelope({"id": next(self._ids), **header}))
+            await self._channel.send(Envelope({"id": next(self._ids), **header}, tuple(parts)))
 
     async def pump(self) -> None:
         """Route replies to their requests until the worker's end of the channel closes."""
@@ -92,12 +106,14 @@ class WorkerProcess:
                 self._replies[reply.header["id"]] = reply
                 event.set()
         self.dead = True
+        self.died.set()
         for event in self._waiting.values():
             event.set()
 
     async def end(self) -> None:
         """Close the channel, which ends the worker; kill it if it computes on."""
         self.dead = True
+        self.died.set()
         await self._channel.aclose()
         with trio.move_on_after(END_TIMEOUT_S) as patience:
             await self._process.wait()
@@ -144,11 +160,8 @@ class WorkerPool:
         if self._size == 0:
             raise LocalError("this node has neither the role of a party nor of a dealer: it has no workers")
         worker = await self._least_busy(timeout_s)
-        worker.sessions += 1
-        try:
+        with worker.busy():
             yield worker
-        finally:
-            worker.sessions -= 1
 
     async def _least_busy(self, timeout_s: float) -> WorkerProcess:
         with trio.move_on_after(timeout_s):

@@ -2,10 +2,12 @@
 
     negotiate   or reuse a sealed committee of the same request
     deploy      owners hand out what parties lack, parties open masked weights; once per committee
-    session     the dealer deals, each party gets its share of the input; the output shares add up to the answer
+    session     with a bundle that lies ready, or one that is dealt now, each party gets its share of the input; the
+                output shares add up to the answer
 
-A session that fails names a culprit; the querier drops that committee and runs again without the culprit, with new
-shares and a new bundle, until the answer or its deadline.
+More inputs than one session may have are asked in several, one after the other (batches.py). A session that fails names
+a culprit; the querier drops that committee and runs again without the culprit, with new shares and a new bundle, until
+the answer or its deadline.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import trio
 from structlog.typing import FilteringBoundLogger
 
@@ -36,22 +40,22 @@ from finode.errors import (
 )
 from finode.identity import PeerId
 from finode.net.interface import Network
+from finode.node.answers import Answered, Clock, answer_of
+from finode.node.batches import SharedInput, filled, first_rows, is_row_wise, session_batch
 from finode.node.interface import (
-    CommitteeView,
     ProgressCallback,
     QueryAnswer,
     QueryProgress,
     QueryRequest,
-    Timings,
-    Traffic,
 )
 from finode.node.members import GOODBYE_TIMEOUT_S, Members, Story
 from finode.node.negotiator import agree, dissolve, now_ms
 from finode.node.sessions import Session, SessionTable
+from finode.node.supply import Supply, Ticket
 from finode.node.tasks import together
 from finode.node.verdicts import BLAMELESS, VerdictReached
 from finode.smpc import sharing
-from finode.smpc.engine import AnswerSpec, Output
+from finode.smpc.engine import AnswerSpec
 from finode.wire.committee import Dissolve, Reveal, Vote
 from finode.wire.directory import ServiceSpec
 from finode.wire.preprocessing import Dealt
@@ -62,6 +66,7 @@ from finode.wire.shares import (
     Meter,
     Phase,
     Prepare,
+    Prepared,
     StartSession,
     Verdict,
 )
@@ -81,35 +86,6 @@ MAX_ATTEMPTS = 8
 """Committees tried for one query, whatever time is left: the fault may be ours."""
 
 
-@dataclass(slots=True)
-class _Clock:
-    """Seconds of a query by phase, over all of its attempts but the computing, which is the last one's."""
-
-    began: float = field(default_factory=time.monotonic)
-    negotiation_s: float = 0.0
-    deployment_s: float = 0.0
-    offline_s: float = 0.0
-    online_s: float = 0.0
-
-    def timings(self) -> Timings:
-        return Timings(
-            negotiation_s=self.negotiation_s,
-            deployment_s=self.deployment_s,
-            offline_s=self.offline_s,
-            online_s=self.online_s,
-            total_s=time.monotonic() - self.began,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What one session brought."""
-
-    output: Output
-    meters: tuple[Meter, ...]
-    dealt: Dealt
-
-
 class QuerierRole:
     """Runs this node's own queries."""
 
@@ -119,6 +95,7 @@ class QuerierRole:
         organization: str,
         sessions: SessionTable,
         own_candidate: Callable[[], Candidate | None],
+        nursery: trio.Nursery,
         config: Config,
         log: FilteringBoundLogger,
     ) -> None:
@@ -130,7 +107,8 @@ class QuerierRole:
         self._log = log
         self._members = Members(network, config)
         self._cache = QuerierCache()
-        self._prepared: set[bytes] = set()
+        self._nursery = nursery
+        self._supplies: dict[bytes, Supply] = {}
         self._negotiating = trio.Lock()
         self._deploying: dict[bytes, trio.Lock] = {}
         self._using: Counter[bytes] = Counter()
@@ -152,7 +130,7 @@ class QuerierRole:
                     session, b"", request.service, Role.QUERIER, self._network.peer_id, len(request.inputs)
                 )
                 with place as entry:
-                    answers.append(await self._attempts(request, entry, progress, deadline_s, reasons))
+                    answers.append(await self._answer(request, entry, progress, deadline_s, reasons))
             finally:
                 del self._scopes[session]
         if answers:
@@ -171,16 +149,36 @@ class QuerierRole:
         scope.cancel()
         return True
 
-    # Attempts
+    # Sessions and their attempts
+
+    async def _answer(
+        self,
+        request: QueryRequest,
+        entry: Session,
+        progress: ProgressCallback,
+        deadline_s: float,
+        reasons: list[str],
+    ) -> QueryAnswer:
+        """Ask about all inputs, in as many sessions as they need, and put the answer together."""
+        clock = Clock()
+        self._check_input(request)
+        results: list[Answered] = []
+        left = request.inputs
+        while len(left):
+            part = replace(request, inputs=left[: self._config.querier.max_batch])
+            results.append(await self._attempts(part, entry, progress, clock, deadline_s, reasons, bool(results)))
+            left = left[len(results[-1].output.labels) :]
+        return answer_of(
+            request.service,
+            entry.id,
+            self._classes(request.service, results),
+            results,
+            clock,
+            self._network.organization_of,
+        )
 
     def _request(self, request: QueryRequest, exclude: frozenset[str]) -> Request:
         settings = self._config.querier
-        batch = len(request.inputs)
-        if batch > settings.max_batch:
-            raise InputError(
-                f"{batch} inputs in one query, at most {settings.max_batch} are allowed",
-                hint="ask in smaller batches, or raise [querier] max_batch",
-            )
         try:
             vote, reveal = Vote(request.vote), Reveal(request.reveal)
         except ValueError as error:
@@ -200,6 +198,7 @@ class QuerierRole:
             session_timeout_s=max(1, round(settings.deadline_s)),
             lifetime_ms=round(settings.committee_lifetime_s * 1000),
             min_models=settings.min_models,
+            profile=settings.profile,
             self_party=settings.self_party,
             exclude=exclude | frozenset(settings.exclude),
         )
@@ -209,19 +208,20 @@ class QuerierRole:
         request: QueryRequest,
         entry: Session,
         progress: ProgressCallback,
+        clock: Clock,
         deadline_s: float,
         reasons: list[str],
-    ) -> QueryAnswer:
-        clock = _Clock()
+        goes_on: bool,
+    ) -> Answered:
         excluded: frozenset[str] = frozenset()
         attempt, pause_s = 1, BUSY_PAUSE_S
-        self._check_input(request)
         while True:
             wanted = self._request(request, excluded)
             try:
-                return await self._attempt(
-                    request, wanted, entry, progress, clock, deadline_s, attempt, again=bool(reasons)
-                )
+                # A session id is used once: only the query's first session has the query's.
+                session = secrets.token_bytes(SESSION_ID_BYTES) if goes_on or reasons else entry.id
+                result = await self._attempt(request, wanted, entry, session, progress, clock, deadline_s)
+                return replace(result, attempts=attempt)
             except VerdictReached as error:
                 verdict = error.verdict
                 reasons.append(error.message)
@@ -273,6 +273,13 @@ class QuerierRole:
             raise InputError("the query has no inputs")
         if not np.isfinite(request.inputs).all():
             raise InputError("the input has a NaN or an infinite value")
+        most = self._config.querier.max_batch
+        if len(request.inputs) > most and not is_row_wise(request.vote):
+            raise InputError(
+                f"{len(request.inputs)} inputs in one query: a {request.vote} vote looks at all of them together, and "
+                f"{most} are allowed",
+                hint="ask in smaller batches, or raise [querier] max_batch",
+            )
 
     def spec(self, service: str) -> ServiceSpec:
         """Return a service's spec as most records state it; raise `UnknownService`."""
@@ -284,18 +291,22 @@ class QuerierRole:
             f"nobody in the federation offers the service {service!r}", hint="`finode services` lists those offered"
         )
 
+    def _classes(self, service: str, results: Sequence[Answered]) -> tuple[str, ...]:
+        digests = {result.committee.terms.service_digest for result in results}
+        if len(digests) > 1:
+            raise SessionAborted(f"the service {service!r} changed in the middle of the query", hint="ask again")
+        return self._specs[digests.pop()].classes
+
     async def _attempt(
         self,
         request: QueryRequest,
         wanted: Request,
         entry: Session,
+        session: bytes,
         progress: ProgressCallback,
-        clock: _Clock,
+        clock: Clock,
         deadline_s: float,
-        attempt: int,
-        *,
-        again: bool,
-    ) -> QueryAnswer:
+    ) -> Answered:
         async def tell(phase: Phase, done: int = 0, total: int = 0, detail: str = "") -> None:
             entry.phase = phase
             if phase is Phase.ROUNDS:
@@ -307,30 +318,24 @@ class QuerierRole:
         await tell(Phase.COMMITTEE)
         began = time.monotonic()
         async with self._negotiating:  # so that equal queries at the same time share one committee
-            committee = await self._committee(wanted, len(request.inputs), clock, deadline_s)
+            batch = session_batch(request.vote, len(request.inputs), wanted.max_batch)
+            committee = await self._committee(wanted, batch, clock, deadline_s)
         entry.committee = committee.id
         clock.negotiation_s += time.monotonic() - began
         began = time.monotonic()
         await tell(Phase.DEPLOYMENT, detail=committee.id.hex()[:12])
-        self._using[committee.id] += 1
         try:
-            # Parties prepare one attempt after the other, all in the same order.
-            async with self._deploying.setdefault(committee.id, trio.Lock()):
-                await self._deploy(committee)
-            clock.deployment_s += time.monotonic() - began
-            session = secrets.token_bytes(SESSION_ID_BYTES) if again else entry.id
-            result = await self._session(committee, session, request, tell, clock)
+            with self._use(committee):
+                # Parties prepare one attempt after the other, all in the same order.
+                async with self._deploying.setdefault(committee.id, trio.Lock()):
+                    supply = await self._deploy(committee)
+                clock.deployment_s += time.monotonic() - began
+                return await self._session(committee, supply, session, request, tell, clock)
         except VerdictReached as error:
-            self._using[committee.id] -= 1
             await self._part(committee, error.verdict)
             raise
-        except BaseException:
-            self._using[committee.id] -= 1
-            raise
-        self._using[committee.id] -= 1
-        return self._answer(request, entry, committee, result, clock, attempt)
 
-    async def _committee(self, wanted: Request, batch: int, clock: _Clock, deadline_s: float) -> SealedCommittee:
+    async def _committee(self, wanted: Request, batch: int, clock: Clock, deadline_s: float) -> SealedCommittee:
         cached = self._cache.take(wanted, batch, now_ms())
         if cached is not None:
             return cached
@@ -378,24 +383,41 @@ class QuerierRole:
         if verdict.fault is Fault.BUSY:
             return
         self._cache.drop(committee.id)
+        await self._give_up(committee)
+
+    @contextmanager
+    def _use(self, committee: SealedCommittee) -> Iterator[None]:
+        """Count a query that uses a committee; the last one leaves nothing behind of one whose dealer was lost."""
+        self._using[committee.id] += 1
+        try:
+            yield
+        finally:
+            self._using[committee.id] -= 1
+            supply = self._supplies.get(committee.id)
+            if supply is not None and supply.lost is not None:
+                self._nursery.start_soon(self._give_up, committee)
+
+    async def _give_up(self, committee: SealedCommittee) -> None:
+        """Dissolve a committee that no query will use any more, unless one still does."""
         if self._using[committee.id]:
             return
         del self._using[committee.id]
-        self._prepared.discard(committee.id)
         self._deploying.pop(committee.id, None)
+        if (supply := self._supplies.pop(committee.id, None)) is not None:
+            supply.retire()
         message = Dissolve(committee=committee.id, reason="a session failed")
         with trio.move_on_after(GOODBYE_TIMEOUT_S):
             await together([partial(dissolve, self._network, peer, message) for peer in committee.terms.members()])
 
     # Deployment
 
-    async def _deploy(self, committee: SealedCommittee) -> None:
-        if committee.id in self._prepared:
-            return
+    async def _deploy(self, committee: SealedCommittee) -> Supply:
+        if (known := self._supplies.get(committee.id)) is not None:
+            return known
         terms = committee.terms
         story = Story(self._network.peer_id, frozenset(terms.members()))
         run = secrets.token_bytes(SESSION_ID_BYTES)
-        calls: list[Callable[[], Awaitable[None]]] = [
+        calls: list[Callable[[], Awaitable[Prepared]]] = [
             partial(self._members.order, owner, HandOut(committee=committee.id), story) for owner in terms.owners()
         ]
         calls += [
@@ -403,26 +425,73 @@ class QuerierRole:
             for party in terms.parties
         ]
         try:
-            await together(calls)
+            replies = await together(calls)
         except RemoteError as error:
             raise VerdictReached(story.because(error)) from error
-        self._prepared.add(committee.id)
+        max_batch = min(terms.max_batch, *(reply.max_batch for reply in replies[len(terms.owners()) :]))
+        if not max_batch:
+            # A party always takes one input at least; one that says otherwise only keeps the query from its answer.
+            none = [reply.max_batch for reply in replies[len(terms.owners()) :]].index(0)
+            verdict = Verdict(culprit=terms.parties[none], round=-1, fault=Fault.PROTOCOL, detail="it takes no inputs")
+            raise VerdictReached(verdict)
+
+        def on_lost() -> None:
+            # Without its dealer a committee answers nothing more: the next query asks for another one.
+            self._cache.drop(committee.id)
+            if self._supplies.get(committee.id) is supply:
+                self._nursery.start_soon(self._give_up, committee)
+
+        supply = Supply(self._network, terms, max_batch, self._nursery, self._config, on_lost)
+        self._supplies[committee.id] = supply
+        return supply
 
     # A session
 
     async def _session(
         self,
         committee: SealedCommittee,
+        supply: Supply,
         session: bytes,
         request: QueryRequest,
         tell: Callable[..., Awaitable[None]],
-        clock: _Clock,
-    ) -> _Result:
+        clock: Clock,
+    ) -> Answered:
+        """Ask about as many of the inputs as the parties have the memory for."""
+        count = min(len(request.inputs), supply.max_batch)
+        if count < len(request.inputs) and not is_row_wise(request.vote):
+            raise InputError(
+                f"{len(request.inputs)} inputs in one query: a {request.vote} vote looks at all of them together, and "
+                f"the parties have the memory for {count}",
+                hint="ask in smaller batches, or have the parties raise [party] session_memory_mb",
+            )
+        batch = session_batch(request.vote, count, supply.max_batch)
+        await tell(Phase.PREPROCESSING)
+        began = time.monotonic()
+        ticket = await supply.take(batch)
+        clock.offline_s += time.monotonic() - began
+        try:
+            with supply.in_use():
+                return await self._run(committee, supply, ticket, session, request.inputs[:count], tell, clock)
+        except BaseException:
+            supply.give_up(ticket)
+            raise
+
+    async def _run(
+        self,
+        committee: SealedCommittee,
+        supply: Supply,
+        ticket: Ticket,
+        session: bytes,
+        inputs: npt.NDArray[np.float64],
+        tell: Callable[..., Awaitable[None]],
+        clock: Clock,
+    ) -> Answered:
         terms = committee.terms
-        batch = len(request.inputs)
-        pieces = await trio.to_thread.run_sync(
-            sharing.share_input, request.inputs, len(terms.parties), terms.fractional_bits
-        )
+        batch = ticket.batch
+        began = time.monotonic()
+        outputs: dict[int, bytearray] = {}
+        meters: dict[int, Meter] = {}
+        dealt: list[Dealt] = [] if ticket.ready is None else [ticket.ready]
         spec = AnswerSpec(
             models=len(terms.models),
             classes=terms.classes,
@@ -432,81 +501,49 @@ class QuerierRole:
             vote=terms.vote.value,
             reveal=terms.reveal.value,
         )
-        await tell(Phase.PREPROCESSING)
-        began = time.monotonic()
-        outputs: dict[int, bytearray] = {}
-        meters: dict[int, Meter] = {}
-        dealt: list[Dealt] = []
+        output_bytes = sharing.output_bytes(spec)
+        shared = SharedInput(filled(inputs, batch), len(terms.parties), terms.fractional_bits)
         story = Story(self._network.peer_id, frozenset(terms.members()))
 
         async def deal() -> None:
-            dealt.append(await self._members.deal(terms, session, batch, story))
+            try:
+                dealt.append(await supply.deal(ticket))
+            except VerdictReached as error:
+                story.because(error)
+                raise
 
         async def party(index: int) -> None:
-            start = StartSession(session=session, committee=committee.id, batch=batch, input_bytes=len(pieces[index]))
-            output_bytes = sharing.output_bytes(spec)
+            start = StartSession(
+                session=session,
+                committee=committee.id,
+                serial=ticket.serial,
+                batch=batch,
+                input_bytes=sharing.input_bytes(terms.input_shape, batch),
+            )
             outputs[index], meters[index] = await self._members.compute(
-                terms.parties[index], start, pieces[index], output_bytes, tell, story
+                terms.parties[index], start, partial(shared.piece, index), output_bytes, tell, story
             )
 
-        calls: list[Callable[[], Awaitable[None]]] = [deal]
+        calls: list[Callable[[], Awaitable[None]]] = [] if ticket.ready is not None else [deal]
         calls += [partial(party, index) for index in range(len(terms.parties))]
         try:
             await together(calls)
         except RemoteError as error:
             raise VerdictReached(story.because(error)) from error
         total_s = time.monotonic() - began
-        clock.online_s = max(meter.online_s for meter in meters.values())
-        clock.offline_s = max(0.0, total_s - clock.online_s)
-        ordered = [outputs[index] for index in range(len(terms.parties))]
+        offline_s = min(total_s, max(meter.offline_s for meter in meters.values()))
+        clock.offline_s += offline_s
+        clock.online_s += total_s - offline_s
         try:
-            output = sharing.reconstruct(spec, ordered)
+            output = sharing.reconstruct(spec, [outputs[index] for index in range(len(terms.parties))])
         except RemoteProtocolError as error:
             culprit = terms.parties[int(error.peer)] if error.peer.isdigit() else ""
             verdict = Verdict(culprit=culprit, round=-1, fault=Fault.PROTOCOL, detail=error.message)
             raise VerdictReached(verdict) from error
-        return _Result(output, tuple(meters[index] for index in sorted(meters)), dealt[0])
-
-    # The answer
-
-    def _answer(
-        self,
-        request: QueryRequest,
-        entry: Session,
-        committee: SealedCommittee,
-        result: _Result,
-        clock: _Clock,
-        attempt: int,
-    ) -> QueryAnswer:
-        terms = committee.terms
-        classes = self._specs[terms.service_digest].classes
-        output = result.output
-        members = (*terms.members(), terms.querier)
-        return QueryAnswer(
-            session=entry.id.hex(),
-            service=request.service,
-            labels=tuple(classes[index] for index in output.labels),
-            label_indices=tuple(int(index) for index in output.labels),
-            probabilities=_rows(output.probabilities),
-            top=None if output.top is None else tuple(float(value) for value in output.top),
-            classes=classes,
-            committee=CommitteeView(
-                id=committee.id.hex(),
-                parties=terms.parties,
-                dealer=terms.dealer,
-                owners=terms.owners(),
-                organizations={peer: self._network.organization_of(peer) for peer in members},
-            ),
-            timings=clock.timings(),
-            traffic=Traffic(
-                rounds=max(meter.rounds for meter in result.meters),
-                bytes_sent_per_party=tuple(meter.bytes_sent for meter in result.meters),
-                offline_bytes=sum(result.dealt.bytes_sent),
-            ),
-            engine=terms.engine,
-            attempts=attempt,
+        return Answered(
+            committee,
+            first_rows(output, len(inputs)),
+            tuple(meters[index] for index in sorted(meters)),
+            dealt[0],
+            ticket.at_once,
         )
-
-
-def _rows(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None) -> tuple[tuple[float, ...], ...] | None:
-    return None if values is None else tuple(tuple(float(value) for value in row) for row in values)

@@ -100,10 +100,10 @@ class Reception:
         while True:
             await trio.sleep(TICK_S)
             await self._settle(self._desk.tick(now_ms()))
-            for committee in self._party.seated():
-                running = self._desk.book.sessions_of(committee)
-                if not running and all(sealed.id != committee for sealed in self._desk.book):
-                    await self._party.leave(committee)
+            book = self._desk.book
+            for committee in {*self._party.seated(), *self._dealer.dealing()}:
+                if not book.sessions_of(committee) and all(sealed.id != committee for sealed in book):
+                    await self._leave(committee)
 
     async def stop(self) -> None:
         """Refuse what is new, end what is in flight and tell the others, within `STOP_TIMEOUT_S`."""
@@ -121,9 +121,14 @@ class Reception:
         for end in outcome.ended:
             self._log.debug("committee ended", committee=end.committee.hex()[:12], reason=end.reason)
             if not self._desk.book.sessions_of(end.committee):
-                await self._party.leave(end.committee)
+                await self._leave(end.committee)
         for notice in outcome.notices:
             await dissolve(self._network, notice.peer, notice.message)
+
+    async def _leave(self, committee: bytes) -> None:
+        """Give up what this node keeps for a committee that is over and in which nothing runs any more."""
+        await self._party.leave(committee)
+        await self._dealer.leave(committee)
 
     @contextmanager
     def _cancellable(self) -> Iterator[None]:
@@ -202,6 +207,7 @@ class Reception:
                     round=verdict.round,
                     detail=error.message,
                 )
+                # LocalProtocolError: what was being sent when it ended was cut off, and so the stream was reset.
                 with suppress(RemoteError, LocalProtocolError):
                     await stream.send(Failed(subject=subject, verdict=verdict))
                 await stream.close()
@@ -234,7 +240,8 @@ class Reception:
             return await self._owner.hand_out(sealed.terms, sealed.holds)
 
         sent = await while_asked(stream, hand_out)
-        await stream.send(Prepared(committee=sealed.id, bytes_sent=sent, seconds=trio.current_time() - began))
+        seconds = trio.current_time() - began
+        await stream.send(Prepared(committee=sealed.id, bytes_sent=sent, seconds=seconds, max_batch=0))
 
     def _prepare(self, message: Prepare) -> Work:
         async def prepare(stream: Stream, sealed: SealedCommittee) -> None:
@@ -277,9 +284,9 @@ class Reception:
             case RequestMasks():
                 await self._serve(stream, message.committee, message.committee, self._masks)
             case Deal():
-                await self._serve(stream, message.session, message.committee, self._deal(message))
+                await self._serve(stream, message.committee, message.committee, self._deal(message))
             case OfferBundle():
-                await self._serve(stream, message.session, message.committee, self._bundle(message))
+                await self._serve(stream, message.serial, message.committee, self._bundle(message))
 
     async def _masks(self, stream: Stream, sealed: SealedCommittee) -> None:
         self._expect_dealer(stream.peer, sealed.terms)
@@ -289,13 +296,8 @@ class Reception:
         async def deal(stream: Stream, sealed: SealedCommittee) -> None:
             self._expect_querier(stream.peer, sealed.terms)
             self._expect_dealer(stream.peer, sealed.terms)
-            self._desk.book.begin(message.committee, message.session, message.batch, now_ms())
-            try:
-                with bound_contextvars(session=message.session.hex()):
-                    self._log.info("dealing", role=Role.DEALER.value, batch=message.batch)
-                    await self._dealer.deal(stream, sealed.terms, message)
-            finally:
-                self._desk.book.end(message.session)
+            self._log.info("dealing", role=Role.DEALER.value, batch=message.batch)
+            await self._dealer.serve_pool(stream, sealed.terms, message, self._desk.book)
 
         return deal
 

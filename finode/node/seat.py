@@ -2,7 +2,8 @@
 
     prepare     wait for the owners' shares, ask the dealer for the mask seeds, and with the other parties open the
                 masked weights that anyone of them lacks; once per committee
-    run         one session: the input share and the bundle in, the output share out
+    bundle      a bundle of the dealer's goes into a worker, which prepares it
+    run         one session: the input share in, a bundle used up, the output share out
 
 All parties prepare when the querier says so. What to open is agreed in one exchange (a byte per model: 1, I lack it),
 because a party that restarted has lost nothing but a file that the others still have.
@@ -30,7 +31,7 @@ from finode.smpc.engine import Program
 from finode.smpc.plan import Plan
 from finode.wire import canonical, preprocessing
 from finode.wire.committee import Terms
-from finode.wire.message import KIB
+from finode.wire.message import KIB, MIB
 from finode.wire.shares import Fault, Verdict
 
 BYTES_PER_VALUE = 64
@@ -92,7 +93,7 @@ class PartySeat:
         self._preparing = trio.Lock()
         self._lanes: LaneSet | None = None
         self._mask_seeds: tuple[bytes, ...] = ()
-        self._correction_bytes: dict[int, int] = {}
+        self._max_batch = 0
 
     async def plans(self) -> tuple[Plan, ...]:
         """Return the plans of all models once their deployments are here.
@@ -140,17 +141,41 @@ class PartySeat:
                 )
         return self._lanes
 
-    async def expected_corrections(self, batch: int, worker: WorkerProcess) -> int:
-        """Return the exact size of the corrections that this party gets for one run of `batch` inputs."""
-        if not self.is_last:
-            return 0
-        if batch not in self._correction_bytes:
-            program = program_of(self.terms, await self.plans(), batch)
+    async def max_batch(self, worker: WorkerProcess) -> int:
+        """Return the most inputs of one session that fit into the memory which this node gives to one; at least 1."""
+        if not self._max_batch:
+            program = program_of(self.terms, await self.plans(), 1)
             reply = await worker.request(
                 {"kind": "sizes", "engine": self.terms.engine, "program": canonical.encode(program)}
             )
-            self._correction_bytes[batch] = reply.header["correction_bytes"]
-        return self._correction_bytes[batch]
+            limit_bytes = self._config.party.session_memory_mb * MIB
+            fitting = limit_bytes // max(1, reply.header["memory_bytes"])
+            self._max_batch = max(1, min(self.terms.max_batch, fitting))
+        return self._max_batch
+
+    async def begin_bundle(self, name: bytes, batch: int, seed: bytes, worker: WorkerProcess) -> tuple[int, int]:
+        """Have the worker expect a bundle; return the bytes of corrections due here, and the memory it will take.
+
+        Raises `VerdictReached` when the seat is not prepared: without the deployments nothing can be made of it.
+        """
+        self._check_ready()
+        reply = await worker.request(
+            {
+                "kind": "bundle",
+                "bundle": name,
+                "engine": self.terms.engine,
+                "program": canonical.encode(program_of(self.terms, await self.plans(), batch)),
+                "party_index": self.party_index,
+                "constants": [self._constants_path(index) for index in range(len(self.deployments))],
+                "shares": [str(self._store.share_path(deployment)) for deployment in self.deployments],
+            },
+            [seed, *self._mask_seeds],
+        )
+        return reply.header["correction_bytes"], reply.header["memory_bytes"]
+
+    def _check_ready(self) -> None:
+        if not self._mask_seeds or not all(self._are_open()):
+            raise self._lost()
 
     async def prepare(self, run: bytes, worker: WorkerProcess) -> int:
         """Bring the seat into working order; return the bytes sent to the other parties.
@@ -232,22 +257,15 @@ class PartySeat:
         )
 
     async def run(
-        self,
-        session: bytes,
-        batch: int,
-        input_share: Buffer,
-        bundle: PartyBundle,
-        worker: WorkerProcess,
-        on_round: Callable[[int], None],
+        self, session: bytes, input_share: Buffer, bundle: PartyBundle, on_round: Callable[[int], None]
     ) -> RunOutcome:
         """Run one session whose inbox was joined before; the outcome's one part is the output share."""
-        if not self._mask_seeds or not all(self._are_open()):
-            raise self._lost()
+        self._check_ready()
         lane_set = await self.lanes()
         lanes = await lane_set.connect()
         driver = RunDriver(
             session,
-            worker,
+            bundle.worker,
             lanes,
             lane_set.inbox(session),
             self.terms.parties,
@@ -256,22 +274,8 @@ class PartySeat:
         )
         with self._store.using(self.deployments):
             return await driver.drive(
-                {
-                    "kind": "run",
-                    "engine": self.terms.engine,
-                    "program": canonical.encode(program_of(self.terms, await self.plans(), batch)),
-                    "party_index": self.party_index,
-                    "constants": [self._constants_path(index) for index in range(len(self.deployments))],
-                    "shares": [str(self._store.share_path(deployment)) for deployment in self.deployments],
-                    "zero_parties": list(lanes),
-                },
-                [
-                    input_share,
-                    bundle.seed,
-                    bundle.corrections,
-                    *self._mask_seeds,
-                    *(lane.zero_key(session) for lane in lanes.values()),
-                ],
+                {"kind": "run", "bundle": bundle.name, "zero_parties": list(lanes)},
+                [input_share, *(lane.zero_key(session) for lane in lanes.values())],
             )
 
     async def close(self) -> None:

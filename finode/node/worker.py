@@ -1,14 +1,19 @@
 """A worker process: the only place where torch runs. Started as `python -m finode.node.worker FD THREADS`.
 
-It answers requests of its daemon one after another; the runs of several sessions interleave between requests. What
-it holds (constants, bundles, runs) dies with it. It ends when the daemon's end of the socket closes.
+It answers requests of its daemon one after another; the runs of several sessions interleave between requests, and
+while there is none it prepares bundles. What it holds (constants, bundles, runs) dies with it. It ends when the
+daemon's end of the socket closes.
 
     request     parts                                         reply
-    sizes       -                                             correction_bytes
+    sizes       -                                             correction_bytes, memory_bytes
     masks       secret                                        parts: the party's mask seed of each deployment
     open        mask seeds                                    an outcome; at the end the constants are in their files
-    run         input share, bundle seed, corrections,        an outcome; at the end the part is the output share
-                mask seeds, zero keys
+    bundle      its seed, mask seeds                          correction_bytes, memory_bytes; pieces may follow
+    feed        a piece of the corrections                    -
+    stored      -                                             -; all pieces came
+    burn        -                                             -
+    run         input share, zero keys                        an outcome, with prepare_s for what of its bundle was not
+                                                              prepared; at the end the part is the output share
     resume      frames of the other parties                   an outcome
     drop        -                                             -
     deal        secret                                        correction_bytes; parts: the seed of each party
@@ -20,45 +25,26 @@ An outcome is `exchange` (round, expected_bytes, parties; parts: the frames to s
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import socket
 import sys
+import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from finode.errors import FinodeError, RemoteError, StorageFull
+from finode.errors import FinodeError, LocalProtocolError, RemoteError, StorageFull
 from finode.node.channel import BlockingChannel, Buffer, Envelope
 from finode.node.files import write_private
-from finode.smpc.engine import Dealing, Engine, Exchange, Finished, Outcome, PartyRun, Program
+from finode.node.kept import BundleKeep, HoldingCache, KeptBundle
+from finode.smpc.engine import Dealing, Engine, Exchange, Finished, Outcome, PartyRun, Prepared, Program
 from finode.smpc.engines import available_engines
 from finode.smpc.plan import decode_plan
 from finode.wire import canonical
 
 CACHE_BYTES = 1 << 30
-"""Weight shares and constants kept in memory between sessions; the least recently used go first."""
-
-
-class FileCache:
-    """Files read whole and kept by path, for as long as they are the same file."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._kept: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
-
-    def read(self, path: str) -> bytes:
-        """Return the file's bytes; raise `OSError`."""
-        status = os.stat(path)
-        key = (path, status.st_mtime_ns, status.st_ino)
-        if key not in self._kept:
-            self._kept[key] = Path(path).read_bytes()
-            while sum(map(len, self._kept.values())) > self._limit and len(self._kept) > 1:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+"""Deployments kept in memory between sessions; the least recently used go first."""
 
 
 class Worker:
@@ -66,7 +52,8 @@ class Worker:
 
     def __init__(self, engines: dict[str, Engine]) -> None:
         self._engines = engines
-        self._files = FileCache(CACHE_BYTES)
+        self._holdings = HoldingCache(CACHE_BYTES)
+        self._bundles = BundleKeep()
         self._runs: dict[bytes, PartyRun] = {}
         self._constant_paths: dict[bytes, list[str]] = {}
         self._dealings: dict[bytes, Iterator[Buffer]] = {}
@@ -74,6 +61,10 @@ class Worker:
             "sizes": self._sizes,
             "masks": self._masks,
             "open": self._open,
+            "bundle": self._bundle,
+            "feed": self._feed,
+            "stored": self._stored,
+            "burn": self._burn,
             "run": self._run,
             "resume": self._resume,
             "drop": self._drop,
@@ -101,6 +92,15 @@ class Worker:
             code = StorageFull.code if error.errno in (28, 122) else "finode-error"
             return Envelope({"error": code, "message": f"{error.filename}: {error.strerror}", "hint": "", "peer": ""})
 
+    @property
+    def bundles(self) -> int:
+        """How many bundles lie here."""
+        return len(self._bundles)
+
+    def advance(self) -> bool:
+        """Do a piece of what can be done ahead; return whether there was any."""
+        return self._bundles.advance()
+
     def _forget(self, run: bytes | None) -> None:
         if run is not None:
             self._runs.pop(run, None)
@@ -109,7 +109,16 @@ class Worker:
 
     def _sizes(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
         program = canonical.decode(header["program"], Program)
-        return Envelope({"correction_bytes": self._engines[header["engine"]].correction_bytes(program)})
+        return self._sizes_of(self._engines[header["engine"]], program, last=True)
+
+    @staticmethod
+    def _sizes_of(engine: Engine, program: Program, *, last: bool) -> Envelope:
+        return Envelope(
+            {
+                "correction_bytes": engine.correction_bytes(program) if last else 0,
+                "memory_bytes": engine.memory_bytes(program),
+            }
+        )
 
     def _masks(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
         engine, secret = self._engines[header["engine"]], bytes(parts[0])
@@ -120,7 +129,7 @@ class Worker:
     def _open(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
         run = self._engines[header["engine"]].open_weights(
             [decode_plan(plan) for plan in header["plans"]],
-            [self._files.read(path) for path in header["shares"]],
+            [Path(path).read_bytes() for path in header["shares"]],
             [bytes(seed) for seed in parts],
             header["party_index"],
             header["parties"],
@@ -128,22 +137,47 @@ class Worker:
         self._constant_paths[header["run"]] = header["constants"]
         return self._outcome(header["run"], run, run.start())
 
-    def _run(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+    def _bundle(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        engine, party_index = self._engines[header["engine"]], header["party_index"]
         program = canonical.decode(header["program"], Program)
-        models = len(program.plans)
-        input_share, bundle_seed, corrections, *keys = parts
-        run = self._engines[header["engine"]].run(
-            program,
-            header["party_index"],
-            [self._files.read(path) for path in header["constants"]],
-            [bytes(seed) for seed in keys[:models]],
-            [self._files.read(path) for path in header["shares"]],
-            input_share,
-            bytes(bundle_seed),
-            corrections,
-            dict(zip(header["zero_parties"], map(bytes, keys[models:]), strict=True)),
+        seed, *mask_seeds = map(bytes, parts)
+        holding = self._holdings.get(
+            engine, program, party_index, header["constants"], header["shares"], tuple(mask_seeds)
         )
-        return self._outcome(header["run"], run, run.start())
+        sizes = self._sizes_of(engine, program, last=party_index == program.parties - 1)
+
+        def prepare(corrections: Buffer) -> Prepared:
+            return engine.prepare(program, party_index, holding, seed, corrections)
+
+        # Its memory is touched, and so taken, only as the pieces come.
+        corrections = bytearray(sizes.header["correction_bytes"])
+        self._bundles.begin(header["bundle"], KeptBundle(engine, prepare, corrections))
+        return sizes
+
+    def _feed(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        self._bundles.feed(header["bundle"], parts[0])
+        return Envelope({})
+
+    def _stored(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        self._bundles.close(header["bundle"])
+        return Envelope({})
+
+    def _burn(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        self._bundles.burn(header["bundle"])
+        return Envelope({})
+
+    def _run(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        began = time.perf_counter()
+        bundle = self._bundles.take(header["bundle"])
+        if (prepared := bundle.prepared) is None:
+            raise LocalProtocolError("a bundle is taken before it is whole")
+        while prepared.advance():
+            pass
+        prepare_s = time.perf_counter() - began
+        input_share, *keys = parts
+        run = bundle.engine.run(prepared, input_share, dict(zip(header["zero_parties"], map(bytes, keys), strict=True)))
+        outcome = self._outcome(header["run"], run, run.start())
+        return Envelope({"prepare_s": prepare_s, **outcome.header}, outcome.parts)
 
     def _resume(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
         run = self._runs[header["run"]]
@@ -199,8 +233,12 @@ class Worker:
 
 
 def serve(channel: BlockingChannel, worker: Worker) -> None:
-    """Answer requests until the daemon is gone."""
-    while (request := channel.receive()) is not None:
+    """Answer requests until the daemon is gone; do what can be done ahead while there is none."""
+    while True:
+        _work_ahead(channel, worker)
+        request = channel.receive()
+        if request is None:
+            return
         try:
             reply = worker.handle(request)
         except Exception:
@@ -211,6 +249,14 @@ def serve(channel: BlockingChannel, worker: Worker) -> None:
                 {"error": "local-error", "message": "internal error in the worker", "hint": "", "peer": ""}
             )
         channel.send({"id": request.header["id"], **reply.header}, reply.parts)
+
+
+def _work_ahead(channel: BlockingChannel, worker: Worker) -> None:
+    try:
+        while not channel.has_request() and worker.advance():
+            pass
+    except Exception:
+        traceback.print_exc()  # the same edge; the bundle is burned, and its session will be told
 
 
 def engines() -> dict[str, Engine]:

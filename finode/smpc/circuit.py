@@ -50,6 +50,14 @@ class Circuit:
             sizes.append((node.name, source.size))
         return sizes
 
+    def material_bytes(self) -> int:
+        """Return about the memory that all material of one run takes at a party."""
+        source = CountingSource()
+        materials: dict[str, Any] = {}
+        for node in self.nodes:
+            materials[node.name] = node.gate.material(source, *(materials.get(name) for name in node.inputs))
+        return source.memory
+
     def deal(self, seeds: Sequence[bytes], weights: DealerWeights | None) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the corrections of one bundle, a few chunks per gate. `seeds` are the parties', fresh each time."""
         uses = self._uses()
@@ -62,14 +70,22 @@ class Circuit:
 
     def prepare(self, session: Session, bundle: Bundle, weights: PartyWeights | None) -> dict[str, Any]:
         """Take all material of a bundle and do what does not depend on the query; return it by gate."""
+        prepared: dict[str, Any] = {}
+        for _ in self.preparing(session, bundle, weights, prepared):
+            pass
+        return prepared
+
+    def preparing(
+        self, session: Session, bundle: Bundle, weights: PartyWeights | None, prepared: dict[str, Any]
+    ) -> Iterator[None]:
+        """As `prepare`, gate by gate, so that a worker can do it between other work; fills `prepared`."""
         uses = self._uses()
         taken: dict[str, Any] = {}
-        prepared: dict[str, Any] = {}
         for node in self.nodes:
             material = node.gate.material(bundle.take(node.name), *(taken.get(name) for name in node.inputs))
             prepared[node.name] = node.gate.prepare(session, weights, material)
             _remember(taken, node, material, uses)
-        return prepared
+            yield
 
     async def run(self, session: Session, prepared: dict[str, Any], inputs: Mapping[str, Share]) -> Share:
         """Run this party's side of all gates; return its share of the output. Empties `prepared` on the way."""

@@ -8,7 +8,9 @@ round. All frames of a round are opaque bytes; tags inside them tell what is ope
                                     dealer: mask_seed(secret, deployment, party) -> 32 bytes
                                     party:  open_weights(...) -> PartyRun whose value is the deployment's constants
     a bundle, once per session      dealer: deal(...) -> a seed per party, and correction chunks for the last party
-    a session                       party:  run(...) -> PartyRun whose value is its share of the output, as bytes
+    a session                       party:  hold(...) -> Holding, kept between sessions of the same deployments
+                                            prepare(...) -> Prepared, before the query: whatever does not depend on it
+                                            run(...) -> PartyRun whose value is its share of the output, as bytes
     input and output                querier: sharing.share_input(...), sharing.reconstruct(...)
 
 `finode.smpc.sharing` is numpy alone, so that owners and queriers need no torch; the rest runs in worker processes.
@@ -115,6 +117,28 @@ class Dealing:
     corrections: Iterator[Buffer] = field(repr=False)
 
 
+class Holding(Protocol):
+    """What a party holds of the deployments of a program: read once, used by any number of runs."""
+
+    @property
+    def size_bytes(self) -> int:
+        """About the memory that it takes."""
+
+
+class Prepared(Protocol):
+    """A party's bundle on its way to a run, in memory only: good for one run, and burned when dropped.
+
+    What does not depend on the query can be done ahead in pieces, between other work; `run` does the rest.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """About the memory that it takes, once all is prepared."""
+
+    def advance(self) -> bool:
+        """Do one more piece of the preparation; return whether there was anything left to do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """What the querier learns. Arrays have the batch first; `probabilities` (batch, classes) only if all are revealed,
@@ -126,7 +150,7 @@ class Output:
 
 
 class Engine(Protocol):
-    """An engine. Implementations: `finode.smpc.native.NativeEngine`."""
+    """An engine. Implementations: `finode.smpc.native.NativeEngine`, `finode.smpc.crypten.engine.CryptenEngine`."""
 
     name: str
 
@@ -150,22 +174,34 @@ class Engine(Protocol):
     def correction_bytes(self, program: Program) -> int:
         """Return the exact size of the corrections that the last party gets for one run of `program`."""
 
-    def run(
+    def memory_bytes(self, program: Program) -> int:
+        """Return about the most memory that one run of `program` takes at a party, its bundle included."""
+
+    def hold(
         self,
         program: Program,
         party_index: int,
         constants: Sequence[Buffer],
         mask_seeds: Sequence[bytes],
         weight_shares: Sequence[Buffer],
-        input_share: Buffer,
-        bundle_seed: bytes,
-        corrections: Buffer,
-        zero_keys: Mapping[int, bytes],
-    ) -> PartyRun:
-        """Run the program; the value is this party's share of the output, as bytes.
+    ) -> Holding:
+        """Make what the party holds of the program's deployments ready for runs.
 
-        `zero_keys[j]` is the 32-byte key shared with party j and unknown to the dealer, fresh for this session;
-        `corrections` is empty for all parties but the last.
+        It serves every program of the same plans and deployments, whatever its batch, vote or reveal; one run may
+        prepare while another runs. `constants` are what `open_weights` gave.
+        """
+
+    def prepare(
+        self, program: Program, party_index: int, holding: Holding, bundle_seed: bytes, corrections: Buffer
+    ) -> Prepared:
+        """Take one bundle; nothing of it is computed yet. `corrections` is empty for all parties but the last, and is
+        kept and used in place: a bytearray is written to."""
+
+    def run(self, prepared: Prepared, input_share: Buffer, zero_keys: Mapping[int, bytes]) -> PartyRun:
+        """Run the program of `prepared`; the value is this party's share of the output, as bytes.
+
+        `zero_keys[j]` is the 32-byte key shared with party j and unknown to the dealer, fresh for this session.
+        Raises `LocalProtocolError` when `prepared` was given to a run before.
         """
 
     def plaintext(self, program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> Output:

@@ -183,32 +183,38 @@ class DealerSource:
 
 
 class CountingSource:
-    """Adds up the bytes of corrections; its pieces are empty and must not be looked at."""
+    """Adds up the bytes of corrections that will be written, and those of memory that a party's pieces will take.
+
+    Its own pieces are empty and must not be looked at.
+    """
 
     def __init__(self) -> None:
         self.size = 0
+        self.memory = 0
 
-    def _count(self, size: int) -> Tensor:
-        self.size += _aligned(size)
+    def _count(self, corrections: int, memory: int) -> Tensor:
+        self.size += _aligned(corrections)
+        self.memory += memory
         return torch.empty(0, dtype=torch.int64)
 
     def uniform(self, shape: Shape, width: int = 64) -> Tensor:
-        return self._count(0)
+        return self._count(0, 8 * math.prod(shape))
 
     def dealt(self, shape: Shape, value: Value, width: int = 64) -> Tensor:
-        return self._count(math.prod(shape) * width // 8)
+        return self._count(math.prod(shape) * width // 8, 8 * math.prod(shape))
 
     def bits(self, shape: Shape) -> Tensor:
-        return self._count(0)
+        return self._count(0, math.prod(shape))
 
     def dealt_bits(self, shape: Shape, value: Value) -> Tensor:
-        return self._count(-(-math.prod(shape) // 8))
+        return self._count(-(-math.prod(shape) // 8), math.prod(shape))
 
     def dealt_words(self, shape: Shape, value: Value, width: int) -> Tensor:
-        return self._count(math.prod(shape) * width // 8)
+        size = math.prod(shape) * width // 8
+        return self._count(size, size)
 
     def mask(self, weight: WeightRef) -> Tensor:
-        return self._count(0)
+        return self._count(0, 0)
 
 
 def gate_stream(seed: bytes, tag: str) -> Stream:

@@ -7,17 +7,19 @@ output, and who must not be one of them or the querier.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from finode.errors import InputError, LocalError
+from finode.errors import InputError, LocalError, LocalProtocolError
 from finode.smpc import ring, sharing
 from finode.smpc.circuit import Circuit
-from finode.smpc.engine import Buffer, Dealing, Floats, Output, Program
+from finode.smpc.engine import Buffer, Dealing, Floats, Holding, Output, Prepared, Program
 from finode.smpc.lowering import lower
 from finode.smpc.material import Bundle
 from finode.smpc.plaintext import run_plaintext
@@ -29,6 +31,10 @@ from finode.smpc.weights import DealerWeights, PartyWeights, expand_mask, masked
 
 CHUNK_BYTES = 256 * 1024
 """Corrections are handed out in chunks of about this size, each a message between processes."""
+
+RUN_MEMORY_FACTOR = 2
+"""A run takes its material and about as much again for what is unfolded, opened and on its way."""
+_DONE = object()
 
 
 class NativeEngine:
@@ -74,45 +80,59 @@ class NativeEngine:
             [self.mask_seed(secret, deployment, party) for party in range(program.parties)]
             for deployment in program.deployments
         ]
-        circuit, sizes = _lowered(program)
-        pieces = circuit.deal(seeds, DealerWeights(program.plans, mask_seeds))
-        return Dealing(seeds, sum(size for _, size in sizes), _gathered(pieces))
+        lowered = _lowered(program)
+        pieces = lowered.circuit.deal(seeds, DealerWeights(program.plans, mask_seeds))
+        return Dealing(seeds, lowered.correction_bytes, _gathered(pieces))
 
     def correction_bytes(self, program: Program) -> int:
         """Return the exact size of the corrections that the last party gets for one run of `program`."""
-        return sum(size for _, size in _lowered(program)[1])
+        return _lowered(program).correction_bytes
 
-    def run(
+    def memory_bytes(self, program: Program) -> int:
+        """Return about the most memory that one run of `program` takes at a party, its bundle included."""
+        return RUN_MEMORY_FACTOR * _lowered(program).memory_bytes
+
+    def hold(
         self,
         program: Program,
         party_index: int,
         constants: Sequence[Buffer],
         mask_seeds: Sequence[bytes],
         weight_shares: Sequence[Buffer],
-        input_share: Buffer,
-        bundle_seed: bytes,
-        corrections: Buffer,
-        zero_keys: Mapping[int, bytes],
-    ) -> Run:
+    ) -> PartyWeights:
+        """Read a party's shares and constants of the program's deployments. See `engine.Engine.hold`."""
+        _check_seat(party_index, program.parties)
+        return PartyWeights(program.plans, constants, mask_seeds, weight_shares, party_index == 0)
+
+    def prepare(
+        self, program: Program, party_index: int, holding: Holding, bundle_seed: bytes, corrections: Buffer
+    ) -> PreparedRun:
+        """Take one bundle. See `engine.Engine.prepare`."""
+        _check_seat(party_index, program.parties)
+        if not isinstance(holding, PartyWeights):
+            raise LocalError("the holding is of another engine")
+        lowered = _lowered(program)
+        bundle = Bundle(bundle_seed, lowered.sizes, corrections, party_index == program.parties - 1, holding)
+        return PreparedRun(program, party_index, lowered, bundle, holding)
+
+    def run(self, prepared: Prepared, input_share: Buffer, zero_keys: Mapping[int, bytes]) -> Run:
         """Run the program; the value is this party's share of the output, as bytes. See `engine.Engine.run`."""
-        parties = program.parties
-        _check_seat(party_index, parties)
-        if sorted(zero_keys) != [party for party in range(parties) if party != party_index]:
-            raise LocalError(f"zero-sharing keys with parties {sorted(zero_keys)} in a run of {parties}")
+        if not isinstance(prepared, PreparedRun):
+            raise LocalError("the bundle was prepared by another engine")
+        program, party_index = prepared.program, prepared.party_index
+        if sorted(zero_keys) != [party for party in range(program.parties) if party != party_index]:
+            raise LocalError(f"zero-sharing keys with parties {sorted(zero_keys)} in a run of {program.parties}")
         expected = sharing.input_bytes(program.plans[0], program.batch)
         if len(memoryview(input_share).cast("B")) != expected:
             raise InputError(f"the input share has {len(input_share)} bytes instead of {expected}")
         query = ring.from_bytes(input_share, (1, program.batch, *program.plans[0].input_shape))
-        weights = PartyWeights(program.plans, constants, mask_seeds, weight_shares)
-        circuit, sizes = _lowered(program)
-        bundle = Bundle(bundle_seed, sizes, corrections, party_index == parties - 1, weights)
+        circuit, materials = prepared.take()
 
         async def body(session: Session) -> bytes:
-            prepared = circuit.prepare(session, bundle, weights)
-            output = await circuit.run(session, prepared, {INPUT: Share(query, session.first)})
+            output = await circuit.run(session, materials, {INPUT: Share(query, session.first)})
             return ring.to_bytes(output.data.reshape(-1) + zero_share(zero_keys, party_index, output.data.numel()))
 
-        return Run(body, party_index, parties)
+        return Run(body, party_index, program.parties)
 
     def plaintext(self, program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> Output:
         """Run the program in the clear with the same fixed-point semantics."""
@@ -131,11 +151,56 @@ def zero_share(zero_keys: Mapping[int, bytes], party_index: int, count: int) -> 
     return torch.from_numpy(total)
 
 
+class PreparedRun:
+    """One bundle at one party (`engine.Prepared`): material that is made gate by gate, and taken by one run."""
+
+    def __init__(
+        self, program: Program, party_index: int, lowered: Lowered, bundle: Bundle, weights: PartyWeights
+    ) -> None:
+        self.program = program
+        self.party_index = party_index
+        self.size_bytes = lowered.memory_bytes
+        self._circuit = lowered.circuit
+        self._materials: dict[str, Any] = {}
+        session = Session(party_index, program.parties)
+        self._work: Iterator[None] | None = lowered.circuit.preparing(session, bundle, weights, self._materials)
+
+    def __repr__(self) -> str:
+        return f"PreparedRun({len(self._materials)} gates)"
+
+    def advance(self) -> bool:
+        """Prepare one more gate; return whether there was one."""
+        return self._work is not None and next(self._work, _DONE) is not _DONE
+
+    def take(self) -> tuple[Circuit, dict[str, Any]]:
+        """Prepare what is left and hand all of it out, once; raise `LocalProtocolError` the second time."""
+        if self._work is None:
+            raise LocalProtocolError("a bundle is used for one run: this one was taken before")
+        while self.advance():
+            pass
+        self._work = None
+        materials, self._materials = self._materials, {}
+        return self._circuit, materials
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A program's circuit; its gates' tags with their bytes of corrections; and the memory of all material."""
+
+    circuit: Circuit
+    sizes: list[tuple[str, int]]
+    memory_bytes: int
+
+    @property
+    def correction_bytes(self) -> int:
+        return sum(size for _, size in self.sizes)
+
+
 @lru_cache(maxsize=64)
-def _lowered(program: Program) -> tuple[Circuit, list[tuple[str, int]]]:
-    """Return a program's circuit and sizes of corrections; kept, since the same programs run again and again."""
+def _lowered(program: Program) -> Lowered:
+    """Return a program's circuit and sizes; kept, since the same programs run again and again."""
     circuit = lower(program)
-    return circuit, circuit.correction_sizes()
+    return Lowered(circuit, circuit.correction_sizes(), circuit.material_bytes())
 
 
 def _gathered(pieces: Iterator[npt.NDArray[np.uint8]]) -> Iterator[Buffer]:

@@ -129,14 +129,14 @@ def simulate_program(program: Program, weights: Sequence[Mapping[str, Floats]], 
     done = exchange(
         [
             engine.run(
-                program,
-                i,
-                opened.values[i],
-                seeds[i],
-                of_party[i],
+                engine.prepare(
+                    program,
+                    i,
+                    engine.hold(program, i, opened.values[i], seeds[i], of_party[i]),
+                    dealing.seeds[i],
+                    corrections if i == parties - 1 else b"",
+                ),
                 inputs[i],
-                dealing.seeds[i],
-                corrections if i == parties - 1 else b"",
                 {j: keys[frozenset((i, j))] for j in range(parties) if j != i},
             )
             for i in range(parties)

@@ -60,6 +60,8 @@ def split(data: Buffer, specs: Sequence[WeightSpec], what: str) -> dict[str, Ten
 
 
 def _stack(ref: WeightRef, of_model: Callable[[int], Tensor]) -> Tensor:
+    if len(ref.models) == 1:
+        return of_model(ref.models[0])[None]  # no copy of a large model's weight
     return torch.stack([of_model(model) for model in ref.models])
 
 
@@ -85,7 +87,11 @@ class DealerWeights:
 
 
 class PartyWeights:
-    """What one party holds: its shares of all weights, its shares of the masks, and the opened W^."""
+    """What one party holds: its shares of all weights, its shares of the masks, and the opened W^.
+
+    It is kept between runs. What products need is made at its first use and replaces what it was made from: of a
+    weight that secrets are multiplied with, W^ and the factor stay, and its share of W goes at once.
+    """
 
     def __init__(
         self,
@@ -93,17 +99,30 @@ class PartyWeights:
         constants: Sequence[Buffer],
         mask_seeds: Sequence[bytes],
         shares: Sequence[Buffer],
+        first: bool = False,
     ) -> None:
+        """`first` says whether this is party 0, the one that adds public terms."""
         self._specs = [{spec.name: spec for spec in plan.weights} for plan in plans]
         self._seeds = mask_seeds
-        self._opened = [
+        self._first = first
+        self._single = [
             split(data, masked_weights(plan), f"the constants of model {model}")
             for model, (plan, data) in enumerate(zip(plans, constants, strict=True))
         ]
-        self._shares = [
-            split(data, plan.weights, f"the weight share of model {model}")
-            for model, (plan, data) in enumerate(zip(plans, shares, strict=True))
-        ]
+        self._opened: dict[WeightRef, Tensor] = {}
+        self._factors: dict[WeightRef, Tensor] = {}
+        self._shares = []
+        for model, (plan, data) in enumerate(zip(plans, shares, strict=True)):
+            parts = split(data, plan.weights, f"the weight share of model {model}")
+            # Copies, so that the buffer of all weights need not be kept for the few that are only added.
+            self._shares.append({name: part.clone() for name, part in parts.items() if name not in self._single[model]})
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that all of it takes once every weight was used."""
+        kept = sum(16 * self._specs[model][name].numel for model, parts in enumerate(self._single) for name in parts)
+        added = sum(8 * part.numel() for parts in self._shares for part in parts.values())
+        return kept + added
 
     def mask(self, ref: WeightRef) -> Tensor:
         """Return this party's share of A."""
@@ -111,10 +130,21 @@ class PartyWeights:
 
     def opened(self, ref: WeightRef) -> Tensor:
         """Return W^ = W - A, which all parties know."""
-        return _stack(ref, lambda model: self._opened[model][ref.name])
+        if ref not in self._opened:
+            self._opened[ref] = _stack(ref, lambda model: self._single[model][ref.name])
+            for model in ref.models:
+                self._single[model][ref.name] = self._opened[ref][ref.models.index(model)]
+        return self._opened[ref]
+
+    def factor(self, ref: WeightRef) -> Tensor:
+        """Return [A]_i + W^ * (i == 0): what a masked value is multiplied with online, a constant of the party."""
+        if ref not in self._factors:
+            mask = self.mask(ref)
+            self._factors[ref] = mask.add_(self.opened(ref)) if self._first else mask
+        return self._factors[ref]
 
     def share(self, ref: WeightRef) -> Tensor:
-        """Return this party's share of W."""
+        """Return this party's share of W, a weight that is only added."""
         return _stack(ref, lambda model: self._shares[model][ref.name])
 
 

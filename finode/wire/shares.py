@@ -159,33 +159,42 @@ class Prepare(Message):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(Message):
+    """Done. `max_batch` is the most inputs of one session for which this party has the memory (an owner: 0)."""
+
     code: ClassVar[int] = 53
 
     committee: bytes
     bytes_sent: int
     seconds: float
+    max_batch: int
 
     def __post_init__(self) -> None:
         check_id(self.committee, 32, "committee")
         check(0 <= self.bytes_sent < 1 << 63, "bytes_sent is not negative")
         check_seconds(self.seconds, "seconds")
+        check(0 <= self.max_batch <= 4096, "max_batch is 0 to 4096")
 
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartSession(Message):
-    """Querier -> party: run the committee's plans on this share of the input."""
+    """Querier -> party: run the committee's plans on this share of the input, with the bundle `serial`.
+
+    The parties' bundles fit together by their serial alone; one that has not come yet is waited for.
+    """
 
     code: ClassVar[int] = 54
 
     session: bytes
     committee: bytes
+    serial: bytes
     batch: int
     input_bytes: int
 
     def __post_init__(self) -> None:
         check_id(self.session, SESSION_ID_BYTES, "session")
         check_id(self.committee, 32, "committee")
+        check_id(self.serial, 16, "serial")
         check(1 <= self.batch <= 4096, "batch is 1 to 4096")
         check(0 <= self.input_bytes < 1 << 40, "input_bytes is not negative")
 

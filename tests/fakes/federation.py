@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,7 @@ class InlineWorker:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.dead = False
+        self.died = trio.Event()
         self.requests: list[dict[str, Any]] = []
         self.hold: trio.Event | None = None
 
@@ -102,8 +103,25 @@ class InlineWorker:
         return reply
 
     async def post(self, header: dict[str, Any]) -> None:
-        with contextlib.suppress(KeyError):
-            await self.request(header)
+        await self.feed(header, ())
+
+    async def feed(self, header: dict[str, Any], parts: Sequence[Buffer]) -> None:
+        with contextlib.suppress(KeyError, WorkerDied):
+            await self.request(header, parts)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        yield
+
+    @property
+    def bundles(self) -> int:
+        return self._worker.bundles
+
+    def die(self) -> None:
+        """Lose all that the worker held, and answer nothing any more."""
+        self._worker = Worker({})
+        self.dead = True
+        self.died.set()
 
 
 class InlinePool(WorkerPool):

@@ -49,7 +49,9 @@ def _frozen(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def _ask(network: Network, on_phase: str = "", act: Callable[[], None] | None = None) -> Answer:
+async def _ask(
+    network: Network, on_phase: str = "", act: Callable[[], None] | None = None, count: int = len(X)
+) -> Answer:
     acted = False
 
     def on_progress(progress: Progress) -> None:
@@ -59,7 +61,7 @@ async def _ask(network: Network, on_phase: str = "", act: Callable[[], None] | N
             act()
 
     async with _client(network, "querier") as client:
-        answer = await client.query("small", X, on_progress=on_progress, deadline_s=90)
+        answer = await client.query("small", X[:count], on_progress=on_progress, deadline_s=90)
     assert act is None or acted
     return answer
 
@@ -122,10 +124,11 @@ async def test_a_dealer_frozen_while_it_deals_is_replaced(network: Network) -> N
     dealer = _node(network, first.committee.dealer)
 
     with _frozen(dealer.process.pid):
-        answer = await _ask(network, "preprocessing", lambda: os.kill(dealer.process.pid, signal.SIGSTOP))
+        # As many inputs as no bundle was dealt ahead for: the parties begin, and wait for one that never comes.
+        answer = await _ask(network, "preprocessing", lambda: os.kill(dealer.process.pid, signal.SIGSTOP), 20)
 
     assert answer.committee.dealer != dealer.peer
-    assert _same(first, answer)
+    assert answer.labels == first.labels[:20]
     for peer in first.committee.parties:
         ended = await _ended_at(network, peer, answer.session, SESSION_ENDS_WITHIN_S)
         assert ended.seconds < SESSION_ENDS_WITHIN_S

@@ -136,6 +136,8 @@ def _accepts_at(member: Member) -> Any:
 async def test_busy_ends_one_query_and_not_the_committee_of_others(tmp_path: Path) -> None:
     layout = {name: what for name, what in LAYOUT.items() if name != "mallory"}
     layout["p1"] = layout["p1"] | {"node": {"capacity": 1}}
+    # Nothing ahead: a query would wait for the bundle that the held worker keeps from being dealt, and not ask p1.
+    layout["d1"] = layout["d1"] | {"dealer": {"pool_bundles": 0}}
     async with federation_of(tmp_path, layout) as (_, members):
         asker = members["asker"]
         await _ask(asker)
@@ -163,7 +165,8 @@ async def test_an_input_that_is_broken_off_costs_the_querier_nothing(tmp_path: P
         committee = bytes.fromhex(answer.committee.id)
         party = next(member for member in members.values() if member.peer == answer.committee.parties[0])
         stream = await asker.network.open(party.peer, shares.PROTOCOL, timeout_s=2)
-        await stream.send(StartSession(session=b"s" * 16, committee=committee, batch=2, input_bytes=64))
+        start = StartSession(session=b"s" * 16, committee=committee, serial=b"b" * 16, batch=2, input_bytes=64)
+        await stream.send(start)
         await stream.send_raw(bytes(8))
         why = Verdict(culprit=answer.committee.dealer, round=-1, fault=Fault.BUSY)
         await stream.send(Failed(subject=b"s" * 16, verdict=why))

@@ -135,9 +135,10 @@ async def test_a_worker_process_deals_starts_a_run_and_ends_while_it_waits(tmp_p
                 {"kind": "open", "run": run, "engine": "crypten", "plans": [plan.encode()], "parties": 2, **seat},
                 [bytes(32)],
             )
+            await worker.request({"kind": "bundle", "bundle": b"b", **of_program, **seat}, [dealt.parts[0], bytes(32)])
+            await worker.request({"kind": "stored", "bundle": b"b"})
             started = await worker.request(
-                {"kind": "run", "run": run, "zero_parties": [1], **of_program, **seat},
-                [query, dealt.parts[0], b"", bytes(32), b"k" * 32],
+                {"kind": "run", "run": run, "zero_parties": [1], "bundle": b"b"}, [query, b"k" * 32]
             )
         (pid,) = pool.pids()
         nursery.cancel_scope.cancel()

@@ -18,13 +18,18 @@ from tests.smpc.models import Floats, PlanMaker
 @dataclass(frozen=True)
 class Committee:
     program: Program
+    secret: bytes
     dealing: Dealing
     corrections: bytes
     arguments: list[dict[str, Any]]
-    """Of `NativeEngine.run`, by party."""
+    """Of `NativeEngine.hold`, `prepare` and `run`, by party."""
 
     def run(self, party: int, **changes: object) -> Run:
-        return NativeEngine().run(self.program, party, **(self.arguments[party] | changes))
+        """Hold, prepare and run, with some of the arguments changed."""
+        engine, own = NativeEngine(), self.arguments[party] | changes
+        holding = engine.hold(self.program, party, own["constants"], own["mask_seeds"], own["weight_shares"])
+        prepared = engine.prepare(self.program, party, holding, own["bundle_seed"], own["corrections"])
+        return engine.run(prepared, own["input_share"], own["zero_keys"])
 
 
 def committee_of(program: Program, makers: Sequence[PlanMaker], x: Floats) -> Committee:
@@ -50,4 +55,4 @@ def committee_of(program: Program, makers: Sequence[PlanMaker], x: Floats) -> Co
         }
         for i in range(parties)
     ]
-    return Committee(program, dealing, corrections, arguments)
+    return Committee(program, secret, dealing, corrections, arguments)

@@ -47,7 +47,7 @@ def _run(circuit: Circuit, plan: Plan, weights: list[dict[str, Tensor]], x: Tens
     inputs = [ring.from_bytes(share, tuple(x.shape)) for share in sharing.share_elements(x.numpy(), parties)]
 
     def run_of(party: int) -> Run:
-        known = PartyWeights(plans, opened.values[party], held[party][1], held[party][0])
+        known = PartyWeights(plans, opened.values[party], held[party][1], held[party][0], party == 0)
         last = party == parties - 1
         sizes = circuit.correction_sizes()
         bundle = Bundle(bundle_seeds[party], sizes, corrections if last else b"", last, known)

@@ -13,6 +13,7 @@ from finode.smpc import sharing
 from finode.smpc.engine import Engine, Exchange
 from finode.smpc.native import CHUNK_BYTES, NativeEngine, zero_share
 from finode.smpc.randomness import fresh_seed
+from finode.smpc.simulation import exchange
 from finode.smpc.weights import masked_weights
 from tests.smpc import models
 from tests.smpc.parties import Committee, committee_of
@@ -111,9 +112,54 @@ def test_arguments_that_do_not_fit_are_refused(
         committee.run(0, **changes).start()
 
 
+def test_a_bundle_is_prepared_in_pieces_and_serves_one_run(committee: Committee) -> None:
+    engine, own = NativeEngine(), committee.arguments[0]
+    holding = engine.hold(committee.program, 0, own["constants"], own["mask_seeds"], own["weight_shares"])
+    prepared = engine.prepare(committee.program, 0, holding, own["bundle_seed"], own["corrections"])
+
+    pieces = 0
+    while prepared.advance():
+        pieces += 1
+    outcome = engine.run(prepared, own["input_share"], own["zero_keys"]).start()
+
+    assert isinstance(outcome, Exchange)
+    assert pieces > 5
+    assert holding.size_bytes > 0
+    assert prepared.size_bytes > committee.dealing.correction_bytes
+    assert engine.memory_bytes(committee.program) >= prepared.size_bytes
+    assert not prepared.advance()
+    with pytest.raises(LocalProtocolError, match="taken before"):
+        engine.run(prepared, own["input_share"], own["zero_keys"])
+
+
+def test_what_a_party_holds_serves_many_runs(committee: Committee) -> None:
+    engine, program = NativeEngine(), committee.program
+    holdings = [
+        engine.hold(program, i, own["constants"], own["mask_seeds"], own["weight_shares"])
+        for i, own in enumerate(committee.arguments)
+    ]
+    answers = []
+    for _ in range(2):
+        dealing = engine.deal(program, committee.secret)
+        corrections = b"".join(dealing.corrections)
+        runs = [
+            engine.run(
+                engine.prepare(program, i, holdings[i], dealing.seeds[i], corrections if i == PARTIES - 1 else b""),
+                own["input_share"],
+                own["zero_keys"],
+            )
+            for i, own in enumerate(committee.arguments)
+        ]
+        answers.append(sharing.reconstruct(program, exchange(runs).values).probabilities)
+
+    assert answers[0] is not None
+    assert answers[1] is not None
+    assert np.abs(answers[0] - answers[1]).max() < 0.001
+
+
 def test_seats_outside_of_the_committee_are_refused(committee: Committee) -> None:
     with pytest.raises(LocalError, match="party 3 of 3"):
-        NativeEngine().run(committee.program, PARTIES, **committee.arguments[0])
+        NativeEngine().hold(committee.program, PARTIES, [], [], [])
     with pytest.raises(LocalError, match="party 0 of 1"):
         NativeEngine().open_weights((), (), (), 0, 1)
 

@@ -20,7 +20,6 @@ from tests.wire.conftest import (
     DEALER,
     EXAMPLES,
     FIRST,
-    ID16,
     ID32,
     OFFER,
     OWNER,
@@ -156,8 +155,15 @@ BAD = [
     bad(shares.Verdict(culprit="", round=-1, fault=shares.Fault.TIMEOUT), culprit="x" * 65),
     bad(shares.Verdict(culprit="", round=-1, fault=shares.Fault.TIMEOUT), detail="x" * 1025),
     bad(BY_TYPE[preprocessing.Masks], seeds=(bytes(31),)),
+    bad(BY_TYPE[shares.Prepared], max_batch=-1),
+    bad(BY_TYPE[shares.StartSession], serial=b""),
     bad(BY_TYPE[preprocessing.Deal], batch=0),
+    bad(BY_TYPE[preprocessing.Deal], serial=b""),
     bad(BY_TYPE[preprocessing.Dealt], seconds=-1.0),
+    bad(BY_TYPE[preprocessing.Dealt], batch=0),
+    bad(BY_TYPE[preprocessing.BundleStored], serial=b""),
+    bad(BY_TYPE[preprocessing.Spent], serial=b""),
+    bad(BY_TYPE[preprocessing.Dealing], batch=0),
     bad(BY_TYPE[preprocessing.OfferBundle], serial=b""),
     bad(BY_TYPE[preprocessing.OfferBundle], seed=b""),
     bad(BY_TYPE[preprocessing.OfferBundle], correction_bytes=-1),
@@ -186,7 +192,7 @@ def test_a_message_cannot_be_changed(example: Message) -> None:
     [
         preprocessing.Masks(committee=bytes(32), seeds=(ID32,)),
         preprocessing.OfferBundle(
-            session=ID16, committee=bytes(32), serial=bytes(16), batch=1, seed=ID32, correction_bytes=0
+            committee=bytes(32), serial=bytes(16), batch=1, ahead=True, seed=ID32, correction_bytes=0
         ),
         JoinLane(committee=bytes(32), key=ID32),
         LaneJoined(committee=bytes(32), key=ID32),

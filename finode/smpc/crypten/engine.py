@@ -6,13 +6,15 @@ of them or the querier. Weights stay shares: nothing is opened once per deployme
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
-from finode.errors import InputError, LocalError
+from finode.errors import InputError, LocalError, LocalProtocolError
 from finode.smpc import ring, sharing
 from finode.smpc.crypten import execution, tuples
 from finode.smpc.crypten.availability import NAME
@@ -21,18 +23,21 @@ from finode.smpc.crypten.compat import Party, library, running
 from finode.smpc.crypten.randomness import NoGenerator, StreamGenerator, ring_streams
 from finode.smpc.crypten.threads import Link, ThreadRun
 from finode.smpc.crypten.tuples import PartyProvider, Recorder, Request
-from finode.smpc.engine import Buffer, Dealing, Floats, Output, Program
+from finode.smpc.engine import Buffer, Dealing, Floats, Holding, Output, Prepared, Program
 from finode.smpc.native import zero_share
 from finode.smpc.plaintext import run_plaintext
 from finode.smpc.plan import Plan
 from finode.smpc.randomness import fresh_seed, subkey
 from finode.smpc.weights import split
 
+RUN_MEMORY_FACTOR = 4
+"""A run takes the tuple of an operator, its operands, what is opened, and a copy of some of it."""
+
 
 class CryptenEngine:
     """Implements `finode.smpc.engine.Engine`.
 
-    CrypTen is imported when it is first needed; without it, `deal`, `correction_bytes` and `run` raise `ConfigError`.
+    CrypTen is imported when it is first needed; without it, all that needs its tuples or computes raises `ConfigError`.
     """
 
     name = NAME
@@ -67,35 +72,54 @@ class CryptenEngine:
         """Return the exact size of the corrections that the last party gets for one run of `program`."""
         return sum(request.correction_bytes for request in requests_of(program))
 
-    def run(
+    def memory_bytes(self, program: Program) -> int:
+        """Return about the most memory that one run of `program` takes at a party, its bundle included."""
+        requests = requests_of(program)
+        pieces = [8 * sum(map(math.prod, (*request.shapes, request.corrected))) for request in requests]
+        values = max(math.prod(shape) for plan in program.plans for shape in plan.shapes().values())
+        corrections = sum(request.correction_bytes for request in requests)
+        return corrections + RUN_MEMORY_FACTOR * (max(pieces, default=0) + 8 * program.batch * values)
+
+    def hold(
         self,
         program: Program,
         party_index: int,
         constants: Sequence[Buffer],
         mask_seeds: Sequence[bytes],
         weight_shares: Sequence[Buffer],
-        input_share: Buffer,
-        bundle_seed: bytes,
-        corrections: Buffer,
-        zero_keys: Mapping[int, bytes],
-    ) -> ThreadRun:
+    ) -> CryptenWeights:
+        """Read a party's shares of the program's weights. See `engine.Engine.hold`."""
+        _check_seat(party_index, program.parties)
+        return CryptenWeights(
+            tuple(
+                split(data, plan.weights, f"the weight share of model {model}")
+                for model, (plan, data) in enumerate(zip(program.plans, weight_shares, strict=True))
+            )
+        )
+
+    def prepare(
+        self, program: Program, party_index: int, holding: Holding, bundle_seed: bytes, corrections: Buffer
+    ) -> PreparedCrypten:
+        """Take one bundle. See `engine.Engine.prepare`."""
+        _check_seat(party_index, program.parties)
+        if not isinstance(holding, CryptenWeights):
+            raise LocalError("the holding is of another engine")
+        execution.check(program)
+        return PreparedCrypten(program, party_index, holding, bundle_seed, corrections)
+
+    def run(self, prepared: Prepared, input_share: Buffer, zero_keys: Mapping[int, bytes]) -> ThreadRun:
         """Run the program; the value is this party's share of the output, as bytes. See `engine.Engine.run`."""
+        if not isinstance(prepared, PreparedCrypten):
+            raise LocalError("the bundle was prepared by another engine")
+        program, party_index = prepared.program, prepared.party_index
         parties = program.parties
-        if not 0 <= party_index < parties:
-            raise LocalError(f"party {party_index} of {parties}: they are counted from 0")
         if sorted(zero_keys) != [party for party in range(parties) if party != party_index]:
             raise LocalError(f"zero-sharing keys with parties {sorted(zero_keys)} in a run of {parties}")
-        if len(memoryview(input_share).cast("B")) != sharing.input_bytes(program.plans[0], program.batch):
+        if len(memoryview(input_share).cast("B")) != sharing.input_bytes(program.plans[0].input_shape, program.batch):
             raise InputError(f"the input share has {len(input_share)} bytes, which is not what the program takes")
         query = ring.from_bytes(input_share, (program.batch, *program.plans[0].input_shape))
-        weights = [
-            split(data, plan.weights, f"the weight share of model {model}")
-            for model, (plan, data) in enumerate(zip(program.plans, weight_shares, strict=True))
-        ]
-        # Dry runs take a while: the dealer and the last party make them before the query comes, the others need none.
-        execution.check(program)
-        last = party_index == parties - 1
-        provider = PartyProvider(bundle_seed, corrections, requests_of(program) if last else None)
+        weights = prepared.holding.weights
+        provider = prepared.take()
         streams = ring_streams(zero_keys, party_index, parties)
         generators = {name: StreamGenerator(stream) for name, stream in streams.items()}
 
@@ -111,6 +135,61 @@ class CryptenEngine:
     def plaintext(self, program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> Output:
         """Run the program in the clear with the native engine's fixed point; CrypTen's approximations are not in it."""
         return run_plaintext(program, weights, x)
+
+
+@dataclass(frozen=True, slots=True)
+class CryptenWeights:
+    """A party's shares of all weights, by model."""
+
+    weights: tuple[dict[str, Tensor], ...] = field(repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        return 8 * sum(weight.numel() for model in self.weights for weight in model.values())
+
+
+class PreparedCrypten:
+    """One party's bundle of one run. All that can be done ahead is the last party's dry run, which takes a while."""
+
+    def __init__(
+        self, program: Program, party_index: int, holding: CryptenWeights, seed: bytes, corrections: Buffer
+    ) -> None:
+        self.program = program
+        self.party_index = party_index
+        self.holding = holding
+        self._bundle: tuple[bytes, Buffer] | None = (seed, corrections)
+        self._provider: PartyProvider | None = None
+        self._size = len(memoryview(corrections).cast("B"))
+
+    def __repr__(self) -> str:
+        return "PreparedCrypten(...)"
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size
+
+    def advance(self) -> bool:
+        """Make the provider of the tuples; return whether there was anything left to do."""
+        if self._bundle is None:
+            return False
+        seed, corrections = self._bundle
+        self._bundle = None
+        last = self.party_index == self.program.parties - 1
+        self._provider = PartyProvider(seed, corrections, requests_of(self.program) if last else None)
+        return True
+
+    def take(self) -> PartyProvider:
+        """Give the provider away for the one run; raise `LocalProtocolError` the second time."""
+        self.advance()
+        provider, self._provider = self._provider, None
+        if provider is None:
+            raise LocalProtocolError("a bundle is used a second time")
+        return provider
+
+
+def _check_seat(party_index: int, parties: int) -> None:
+    if not 0 <= party_index < parties:
+        raise LocalError(f"party {party_index} of {parties}: they are counted from 0")
 
 
 def requests_of(program: Program) -> tuple[Request, ...]:

@@ -100,10 +100,10 @@ class Mask(Gate[Tensor]):
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class ProductMaterial:
-    """Shares of a, A and a * A; `prepare` turns them into the two brackets, `weight` and `rest`."""
+    """Shares of a and a * A; `prepare` puts the left bracket in `weight` and turns a * A into the right one, `rest`."""
 
     mask: Tensor
-    weight: Tensor
+    weight: Tensor | None
     rest: Tensor
 
 
@@ -124,20 +124,20 @@ class Product(Gate[ProductMaterial]):
     bias_shift: int = 0
 
     def material(self, source: Source, *inputs: Tensor) -> ProductMaterial:
-        a, mask = inputs[0], source.mask(self.weight)
-        return ProductMaterial(a, mask, source.dealt(self.shape, lambda: self.form(a, mask)))
+        a = inputs[0]
+        return ProductMaterial(a, None, source.dealt(self.shape, lambda: self.form(a, source.mask(self.weight))))
 
     def prepare(self, session: Session, weights: PartyWeights | None, material: ProductMaterial) -> ProductMaterial:
         if weights is None:
             raise LocalError("a product needs weights")
-        opened = weights.opened(self.weight)
-        rest = material.rest + self.form(material.mask, opened)
+        rest = material.rest + self.form(material.mask, weights.opened(self.weight))
         if self.bias is not None:
-            rest = rest + self._lifted(weights.share(self.bias))
-        weight = material.weight + opened if session.first else material.weight
-        return ProductMaterial(material.mask.new_empty(0), weight, rest)
+            rest += self._lifted(weights.share(self.bias))
+        return ProductMaterial(material.mask.new_empty(0), weights.factor(self.weight), rest)
 
     async def run(self, session: Session, material: ProductMaterial, *inputs: Tensor) -> Share:
+        if material.weight is None:
+            raise LocalError("a product runs on prepared material")
         return Share(self.form(inputs[0], material.weight) + material.rest, session.first)
 
     def plain(self, weights: PlainWeights, *inputs: Tensor) -> Tensor:

@@ -53,7 +53,11 @@ class Committee:
     arguments: list[dict[str, Any]]
 
     def run(self, party: int, **changes: object) -> ThreadRun:
-        return CryptenEngine().run(self.program, party, **(self.arguments[party] | changes))
+        """Hold, prepare and run, with some of the arguments changed."""
+        engine, own = CryptenEngine(), self.arguments[party] | changes
+        holding = engine.hold(self.program, party, own["constants"], own["mask_seeds"], own["weight_shares"])
+        prepared = engine.prepare(self.program, party, holding, own["bundle_seed"], own["corrections"])
+        return engine.run(prepared, own["input_share"], own["zero_keys"])
 
     def runs(self) -> list[ThreadRun]:
         return [self.run(party) for party in range(self.program.parties)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from finode.errors import InputError, LocalError, ModelError, RemoteProtocolError
+from finode.errors import InputError, LocalError, LocalProtocolError, ModelError, RemoteProtocolError
 from finode.smpc.crypten import execution, operators
 from finode.smpc.crypten.engine import CryptenEngine, requests_of
 from finode.smpc.engine import Exchange, Finished
@@ -233,6 +233,20 @@ def test_misuse_is_refused() -> None:
         committee.run(1, corrections=b"")
     with pytest.raises(LocalError, match="weight share"):
         committee.run(0, weight_shares=[b""])
+
+
+def test_a_bundle_serves_one_run() -> None:
+    makers, x = [models.mlp(0)], _inputs(1, 1, 8, 8)
+    committee = committee_of(models.program_of(makers), makers, x)
+    engine, own = CryptenEngine(), committee.arguments[1]
+    holding = engine.hold(committee.program, 1, own["constants"], own["mask_seeds"], own["weight_shares"])
+    prepared = engine.prepare(committee.program, 1, holding, own["bundle_seed"], own["corrections"])
+
+    assert [prepared.advance(), prepared.advance()] == [True, False]
+    engine.run(prepared, own["input_share"], own["zero_keys"])
+    with pytest.raises(LocalProtocolError, match="second time"):
+        engine.run(prepared, own["input_share"], own["zero_keys"])
+    assert engine.memory_bytes(committee.program) > committee.correction_bytes
 
 
 def test_a_program_that_it_cannot_compute_is_refused() -> None:

@@ -1,0 +1,94 @@
+"""From the sessions of a query to its answer: what was learned, who computed it, what it cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from finode.committee.sealed import SealedCommittee
+from finode.identity import PeerId
+from finode.node.batches import joined
+from finode.node.interface import CommitteeView, QueryAnswer, Timings, Traffic
+from finode.smpc.engine import Output
+from finode.wire.preprocessing import Dealt
+from finode.wire.shares import Meter
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds of a query by phase, over all of its attempts; of the computing, those that were answered."""
+
+    began: float = field(default_factory=time.monotonic)
+    negotiation_s: float = 0.0
+    deployment_s: float = 0.0
+    offline_s: float = 0.0
+    online_s: float = 0.0
+
+    def timings(self, dealt_ahead: bool) -> Timings:
+        return Timings(
+            negotiation_s=self.negotiation_s,
+            deployment_s=self.deployment_s,
+            offline_s=self.offline_s,
+            online_s=self.online_s,
+            total_s=time.monotonic() - self.began,
+            dealt_ahead=dealt_ahead,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What one session brought: the answer to the first inputs of those asked about, as many as `output` has."""
+
+    committee: SealedCommittee
+    output: Output
+    meters: tuple[Meter, ...]
+    dealt: Dealt
+    dealt_ahead: bool
+    attempts: int = 1
+
+
+def answer_of(
+    service: str,
+    session: bytes,
+    classes: Sequence[str],
+    answered: Sequence[Answered],
+    clock: Clock,
+    organization_of: Callable[[PeerId], str],
+) -> QueryAnswer:
+    """Put the answer together; the committee shown is that of the last session."""
+    committee = answered[-1].committee
+    terms = committee.terms
+    output = joined([part.output for part in answered])
+    sent = [[meter.bytes_sent for meter in part.meters] for part in answered]
+    return QueryAnswer(
+        session=session.hex(),
+        service=service,
+        labels=tuple(classes[index] for index in output.labels),
+        label_indices=tuple(int(index) for index in output.labels),
+        probabilities=_rows(output.probabilities),
+        top=None if output.top is None else tuple(float(value) for value in output.top),
+        classes=tuple(classes),
+        committee=CommitteeView(
+            id=committee.id.hex(),
+            parties=terms.parties,
+            dealer=terms.dealer,
+            owners=terms.owners(),
+            organizations={peer: organization_of(peer) for peer in (*terms.members(), terms.querier)},
+        ),
+        timings=clock.timings(all(part.dealt_ahead for part in answered)),
+        traffic=Traffic(
+            rounds=sum(max(meter.rounds for meter in part.meters) for part in answered),
+            bytes_sent_per_party=tuple(map(sum, zip(*sent, strict=True))),
+            offline_bytes=sum(sum(part.dealt.bytes_sent) for part in answered),
+        ),
+        engine=terms.engine,
+        attempts=max(part.attempts for part in answered),
+    )
+
+
+def _rows(values: npt.NDArray[np.float64] | None) -> tuple[tuple[float, ...], ...] | None:
+    return None if values is None else tuple(tuple(float(value) for value in row) for row in values)
