@@ -20,7 +20,7 @@ from tests.smpc import models
 from tests.smpc.crypten.parties import Carried, carry, committee_of
 from tests.smpc.models import Floats, PlanMaker
 
-CLOSE = 0.004
+CLOSE = 0.01  # CrypTen's truncation errs at random, more with more parties: 0.0005 is usual with two, 0.004 was seen with five
 """CrypTen's exponential and reciprocal are off by up to 0.002 here; the label may differ where two classes are nearer
 than this."""
 ENSEMBLES: dict[str, Callable[[], list[PlanMaker]]] = {
