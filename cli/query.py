@@ -97,13 +97,20 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             "owners": committee.owners,
             "organizations": committee.organizations,
         },
-        "timings": timings,
+        "timings": {
+            "negotiation_s": timings.negotiation_s,
+            "deployment_s": timings.deployment_s,
+            "offline_s": timings.offline_s,
+            "online_s": timings.online_s,
+            "total_s": timings.total_s,
+        },
         "traffic": traffic,
         "engine": answer.engine,
         "label_indices": answer.label_indices.tolist(),
         "top": None if answer.top is None else answer.top.tolist(),
         "session": answer.session,
         "attempts": answer.attempts,
+        "dealt_ahead": timings.dealt_ahead,
     }
 
 

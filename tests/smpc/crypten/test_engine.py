@@ -20,9 +20,9 @@ from tests.smpc import models
 from tests.smpc.crypten.parties import Carried, carry, committee_of
 from tests.smpc.models import Floats, PlanMaker
 
-CLOSE = 0.01  # CrypTen's truncation errs at random, more with more parties: 0.0005 is usual with two, 0.004 was seen with five
-"""CrypTen's exponential and reciprocal are off by up to 0.002 here; the label may differ where two classes are nearer
-than this."""
+CLOSE = 0.01
+"""CrypTen's exponential and reciprocal are off by up to 0.002 here, and its truncation errs at random: 0.0005 is usual
+with two parties, 0.004 was seen with five."""
 ENSEMBLES: dict[str, Callable[[], list[PlanMaker]]] = {
     "mlps": lambda: [models.mlp(seed) for seed in range(3)],
     "max-pool": lambda: [models.small_cnn(seed) for seed in range(2)],
