@@ -26,7 +26,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from finode.committee.book import QuerierCache
-from finode.committee.policy import Candidate, Request, candidate
+from finode.committee.policy import Candidate, Request
 from finode.committee.sealed import SealedCommittee
 from finode.config import Config, Role
 from finode.errors import (
@@ -42,6 +42,7 @@ from finode.identity import PeerId
 from finode.net.interface import Network
 from finode.node.answers import Answered, Clock, answer_of
 from finode.node.batches import SharedInput, filled, first_rows, is_row_wise, session_batch
+from finode.node.choices import COMPUTING, candidates, wanted_of
 from finode.node.interface import (
     ProgressCallback,
     QueryAnswer,
@@ -56,7 +57,7 @@ from finode.node.tasks import together
 from finode.node.verdicts import BLAMELESS, VerdictReached
 from finode.smpc import sharing
 from finode.smpc.engine import AnswerSpec
-from finode.wire.committee import Dissolve, Reveal, Vote
+from finode.wire.committee import Dissolve
 from finode.wire.directory import ServiceSpec
 from finode.wire.preprocessing import Dealt
 from finode.wire.shares import (
@@ -78,8 +79,6 @@ MISHAP_POINTS = 4.0
 DELIBERATE = frozenset({Fault.PROTOCOL, Fault.WRONG_DIGEST})
 GONE = frozenset({Fault.PEER_LOST, Fault.TIMEOUT, Fault.SHUTTING_DOWN})
 """Faults after which a peer is not asked as an owner either; any other leaves its models in the ensemble."""
-COMPUTING = "computing:"
-"""Before a peer id among the excluded: not as party or dealer."""
 BUSY_PAUSE_S = 0.2
 BUSY_PAUSE_AT_MOST_S = 2.0
 MAX_ATTEMPTS = 8
@@ -114,8 +113,6 @@ class QuerierRole:
         self._using: Counter[bytes] = Counter()
         self._specs: dict[bytes, ServiceSpec] = {}
         self._scopes: dict[bytes, trio.CancelScope] = {}
-
-    # What the API asks
 
     async def query(self, request: QueryRequest, progress: ProgressCallback) -> QueryAnswer:
         """Answer a query; see `NodeService.query`."""
@@ -177,32 +174,6 @@ class QuerierRole:
             self._network.organization_of,
         )
 
-    def _request(self, request: QueryRequest, exclude: frozenset[str]) -> Request:
-        settings = self._config.querier
-        try:
-            vote, reveal = Vote(request.vote), Reveal(request.reveal)
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        return Request(
-            querier=self._network.peer_id,
-            organization=self._organization,
-            federation=self._config.federation.name,
-            service=request.service,
-            parties=request.parties or settings.parties,
-            vote=vote,
-            reveal=reveal,
-            max_batch=settings.max_batch,
-            quota=max(settings.quota, settings.max_batch),
-            engine=request.engine or settings.engine,
-            fractional_bits=settings.fractional_bits,
-            session_timeout_s=max(1, round(settings.deadline_s)),
-            lifetime_ms=round(settings.committee_lifetime_s * 1000),
-            min_models=settings.min_models,
-            profile=settings.profile,
-            self_party=settings.self_party,
-            exclude=exclude | frozenset(settings.exclude),
-        )
-
     async def _attempts(
         self,
         request: QueryRequest,
@@ -216,7 +187,7 @@ class QuerierRole:
         excluded: frozenset[str] = frozenset()
         attempt, pause_s = 1, BUSY_PAUSE_S
         while True:
-            wanted = self._request(request, excluded)
+            wanted = wanted_of(request, self._config, self._network.peer_id, self._organization, excluded)
             try:
                 # A session id is used once: only the query's first session has the query's.
                 session = secrets.token_bytes(SESSION_ID_BYTES) if goes_on or reasons else entry.id
@@ -343,7 +314,7 @@ class QuerierRole:
         committee, machine = await agree(
             self._network,
             wanted,
-            self._candidates(wanted.exclude),
+            candidates(self._network, self._own_candidate(), wanted.exclude),
             deadline_ms=now_ms() + max(left_ms, 1),
             answer_timeout_s=self._config.session.answer_timeout_s,
             log=self._log,
@@ -359,24 +330,6 @@ class QuerierRole:
             self._specs[committee.terms.service_digest] = machine.selection.spec
         self._cache.put(wanted, committee, batch)
         return committee
-
-    def _candidates(self, exclude: frozenset[str]) -> list[Candidate]:
-        found = [
-            candidate(
-                state.record,
-                organization=state.organization,
-                connected=state.connected,
-                rtt_ms=state.rtt_ms,
-                standing=state.standing,
-            )
-            for state in self._network.states().values()
-            if state.record is not None
-        ]
-        own = self._own_candidate()
-        return [
-            replace(peer, roles=peer.roles & {Role.OWNER}) if f"{COMPUTING}{peer.peer}" in exclude else peer
-            for peer in (*found, *(() if own is None else (own,)))
-        ]
 
     async def _part(self, committee: SealedCommittee, verdict: Verdict) -> None:
         """Give up a committee in which a session failed, unless it is only busy or other queries still use it."""
@@ -408,8 +361,6 @@ class QuerierRole:
         message = Dissolve(committee=committee.id, reason="a session failed")
         with trio.move_on_after(GOODBYE_TIMEOUT_S):
             await together([partial(dissolve, self._network, peer, message) for peer in committee.terms.members()])
-
-    # Deployment
 
     async def _deploy(self, committee: SealedCommittee) -> Supply:
         if (known := self._supplies.get(committee.id)) is not None:
@@ -444,8 +395,6 @@ class QuerierRole:
         supply = Supply(self._network, terms, max_batch, self._nursery, self._config, on_lost)
         self._supplies[committee.id] = supply
         return supply
-
-    # A session
 
     async def _session(
         self,
