@@ -173,6 +173,7 @@ class Admission:
         try:
             return await self._swarm.upgrade_inbound_raw_conn(RawConnection(stream, False), address)
         except Exception:
+            # Whatever garbage makes libp2p's handshake raise costs this one connection, not the listener.
             return None
         finally:
             self._handshakes[host] -= 1
@@ -195,6 +196,7 @@ async def run_host(
         try:
             await serve(stream.swarm_conn, stream)
         except Exception:
+            # An exception out of a stream handler would end the whole host. The router has logged what is ours.
             await stream.reset()
 
     swarm.set_stream_handler(serve_safely)

@@ -31,6 +31,8 @@ from finode.wire.directory import DeploymentRef
 from finode.wire.message import MIB
 
 MAX_RECORDED = 64
+SPARE_BYTES = 16 * MIB
+"""What a deployment must leave free on the disk, for the databases and the log."""
 MAX_VALUES = 1 << 27
 """Values of one input through a whole plan; ResNet-50 on 3x224x224 has under 2^25."""
 
@@ -147,8 +149,12 @@ class DeploymentStore:
                     hint="raise [party] deployment_space_mb",
                 )
             self.drop(idle)
-        if shutil.disk_usage(self._root).free < needed + 16 * MIB:
+        if shutil.disk_usage(self._root).free < needed + SPARE_BYTES:
             raise StorageFull(f"the disk of {self._root} is full: a deployment needs {needed} bytes")
+
+    def is_full(self) -> bool:
+        """Whether the disk has no room for even a small deployment."""
+        return shutil.disk_usage(self._root).free < SPARE_BYTES
 
     def used_bytes(self) -> int:
         """Return the bytes that shares and constants take; an opened weight has the size of its share."""

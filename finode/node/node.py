@@ -330,6 +330,7 @@ async def serve_node(
                 max_batch=config.party.max_batch,
                 party_price=config.party.price,
                 dealer_price=config.dealer.price,
+                storage_full=holdings.store.is_full(),
                 shutting_down=reception.stopping,
                 holds=frozenset(entry.id for entry in holdings.store.all()) | dealer.plans.kept(),
                 models=holdings.offering.models(),
