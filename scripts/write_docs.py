@@ -202,6 +202,8 @@ def _rule(call: ast.Call, namespace: Mapping[str, object]) -> str:
             return f"`{subject}` is printable"
         case "check_seconds":
             return f"`{subject}` is finite and not negative"
+        case "check_ascending":
+            return f"`{subject}` is ascending, at most {_text(call.args[1], namespace)}"
         case "public_key_of":
             return f"`{subject}` is an Ed25519 peer id"
     raise SystemExit(f"no words for the check {ast.unparse(call)}")

@@ -192,9 +192,9 @@ class CoSignature:
         check_id(self.signature, 64, "signature")
 
 
-def _check_signatures(signatures: tuple[CoSignature, ...]) -> None:
-    peers = [one.peer for one in signatures]
-    check(len(peers) <= MAX_PARTIES + 2, "too many signatures")
+def check_ascending(peers: list[PeerId], limit: int) -> None:
+    """Raise `MalformedMessage` unless the peers of signatures stand in ascending order, each once, at most `limit`."""
+    check(len(peers) <= limit, "too many signatures")
     check(peers == sorted(set(peers)), "signatures stand in the order of their peers, each once")
 
 
@@ -212,7 +212,7 @@ class SignedReceipt(Message):
 
     def __post_init__(self) -> None:
         check(len(self.body) <= Receipt.limit, "the receipt is too large")
-        _check_signatures(self.signatures)
+        check_ascending([one.peer for one in self.signatures], MAX_PARTIES + 2)
 
 
 @register
@@ -299,20 +299,22 @@ class EpochStatement(Message):
         for session in self.sessions:
             check_id(session, SESSION_ID_BYTES, "a session")
         check(0 < self.samples < 1 << 31 and 0 <= self.sigma_milli < 1 << 31, "samples or sigma_milli")
-        self._check_sums()
+        check(self.sum_lengths() == self._stated_lengths(), "the sums do not have the lengths that the set gives")
+        sums = (*self.joint, *self.counts, *self.agreement, *self.entropy, *self.correct)
+        check(all(-(1 << 53) < value < 1 << 53 for value in sums), "a sum is out of range")
         for peer in (*self.parties, self.dealer):
             public_key_of(peer)
 
-    def _check_sums(self) -> None:
+    def sum_lengths(self) -> tuple[int, ...]:
+        """Return how many entries joint, counts, agreement, entropy and correct must have."""
         k, c = len(self.models), self.classes
-        pairs = k * (k - 1) // 2 * c * c
         if self.kind is StatementKind.LABELS:
-            lengths = (0, 0, 0, 0, k)
-        else:
-            lengths = (pairs if pairs <= MAX_JOINT else 0, k * c, k, k, 0)
-        sums = (self.joint, self.counts, self.agreement, self.entropy, self.correct)
-        check(tuple(map(len, sums)) == lengths, "the sums do not have the lengths that models and classes give")
-        check(all(-(1 << 53) < value < 1 << 53 for values in sums for value in values), "a sum is out of range")
+            return (0, 0, 0, 0, k)
+        pairs = k * (k - 1) // 2 * c * c
+        return (pairs if pairs <= MAX_JOINT else 0, k * c, k, k, 0)
+
+    def _stated_lengths(self) -> tuple[int, ...]:
+        return (len(self.joint), len(self.counts), len(self.agreement), len(self.entropy), len(self.correct))
 
     @property
     def id(self) -> StatementId:
@@ -337,7 +339,7 @@ class SignedStatement(Message):
 
     def __post_init__(self) -> None:
         check(len(self.body) <= EpochStatement.limit, "the statement is too large")
-        _check_signatures(self.signatures)
+        check_ascending([one.peer for one in self.signatures], MAX_PARTIES + 2)
 
 
 @register
