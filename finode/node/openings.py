@@ -22,7 +22,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from finode.config import Config
-from finode.errors import FinodeError, PeerRefused, RemoteError, RemoteProtocolError
+from finode.errors import FinodeError, PeerRefused, PeerUnreachable, RemoteProtocolError
 from finode.identity import Identity, PeerId
 from finode.ledger.opening import contradiction_in, largest_opening, may_open
 from finode.net.interface import Network, Stream
@@ -47,8 +47,8 @@ from finode.wire.receipts import CoSignature, EpochStatement, Receipt, SignedSta
 from finode.wire.shares import Failed, Fault, Verdict
 from finode.wire.signed import check_co_signature, co_sign
 
-LOOK_S = 2.0
-"""How often the first party looks whether an epoch ended; shorter where epochs are."""
+LOOK_S = 1.0
+"""How often the first party looks whether an epoch ended."""
 GRACE_MS = 1500
 """Sessions at an epoch's end are co-signed and told before its sums are opened."""
 CLOCK_SKEW_MS = 60_000
@@ -139,12 +139,15 @@ class Openings:
     async def tend(self) -> None:
         """Open what may be opened, until cancelled."""
         while True:
-            sets = [of for of in self._store.sets() if of.parties[0] == self._own]
-            for of in sets:
-                await self._look_at(of)
+            await self.look()
             self._store.prune(self._clock_ms())
-            shortest = min((of.epoch_s / 4 for of in sets), default=LOOK_S)
-            await trio.sleep(min(LOOK_S, shortest))
+            await trio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Open, once each, what may be opened now of the sets that this node leads."""
+        for of in self._store.sets():
+            if of.parties[0] == self._own:
+                await self._look_at(of)
 
     async def _look_at(self, of: DeploymentSet) -> None:
         not_before, pause_s = self._later.get(of.key, (0.0, PAUSE_S))
@@ -332,7 +335,7 @@ async def serve_opening(stream: Stream, first: ProposeOpening | SignStatement, o
             await openings.join(stream, first.opening)
         else:
             await openings.vouch(stream, first.statement)
-    except RemoteError:
-        await stream.reset()
-        raise
-    await stream.close()
+    except PeerUnreachable:
+        return  # the first party gave the opening up: another one lacked something
+    finally:
+        await stream.close()
