@@ -108,8 +108,8 @@ class StatisticsShare:
     """One party's part of a session's statistics.
 
     `sums` is its share of the vector that `statistics_layout` describes, blinded so that the dealer cannot read it.
-    `ballots` are the models' votes as shares, under masks of this session: good for *one* `feedback`. A second one would
-    open two labels under one mask, so whoever keeps them must drop them as soon as they are given away.
+    `ballots` are the models' votes as shares, under masks of this session: good for *one* `feedback`. A second one
+    would open two labels under one mask, so whoever keeps them must drop them as soon as they are given away.
     """
 
     sums: bytes = field(repr=False)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from finode.errors import InputError, ModelError
 from finode.smpc.circuit import Circuit, CircuitBuilder
+from finode.smpc.contribution import with_statistics
 from finode.smpc.engine import Program
 from finode.smpc.gates.base import Gate
 from finode.smpc.gates.layout import Concat, Pad, Slice, Subtract, Times, Transpose
@@ -47,14 +48,17 @@ class Value:
 
 
 def lower(program: Program) -> Circuit:
-    """Return the circuit of a program; raise `InputError` or `ModelError` when it cannot be computed."""
+    """Return the circuit of a program, whose `rest` computes its statistics if it has any; raise `InputError` or
+    `ModelError` when it cannot be computed."""
     _check(program)
     builder = CircuitBuilder((INPUT,))
     masked: dict[str, str] = {}
     x = Value(INPUT, (1, program.batch, *program.plans[0].input_shape), program.fractional_bits)
     groups = lanes(program)
     logits = [LaneLowering(builder, masked, program, models).lower(x) for models in groups]
-    return builder.build(reveal(builder, program, logits, [model for models in groups for model in models]))
+    order = [model for models in groups for model in models]
+    output = reveal(builder, program, logits, order)
+    return with_statistics(builder, program, logits, order, output) if program.statistics else builder.build(output)
 
 
 def lanes(program: Program) -> list[tuple[int, ...]]:

@@ -7,8 +7,8 @@ For K models and C classes, over the true inputs of a batch, int64 in this order
     agreement   K, at scale 2^16: per input, 1 is split equally among the models whose label is the vote's
     entropy     K, at scale 2^16: per input, 1 is split in proportion to exp(-H(p_k)): sure models get more
 
-A label is the largest logit's, the vote's label the largest tally's; ties go to the lowest class. Where no model has the
-vote's label, nobody gets anything for that input. The joint matrices are left out when they have more than
+A label is the largest logit's, the vote's label the largest tally's; ties go to the lowest class. Where no model has
+the vote's label, nobody gets anything for that input. The joint matrices are left out when they have more than
 `JOINT_LIMIT` entries together.
 
 Parties hold the vector as shares mod 2^64 and may add up vectors of equal K and C; sums of the opened vectors mean the
@@ -130,7 +130,8 @@ def plain_statistics(labels: Elements, final: Elements, probabilities: Floats) -
     """
     models, _, classes = probabilities.shape
     votes = (labels[..., None] == np.arange(classes)).astype(np.int64)
-    joint = [votes[k].T @ votes[l] for k, l in model_pairs(models)] if has_joint(models, classes) else []
+    pairs = model_pairs(models) if has_joint(models, classes) else []
+    joint = [votes[first].T @ votes[second] for first, second in pairs]
     agrees = labels == final
     parts = np.array([equal_part(n) for n in range(models + 1)], dtype=np.int64)[agrees.sum(0)]
     with np.errstate(divide="ignore", invalid="ignore"):

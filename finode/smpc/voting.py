@@ -47,7 +47,6 @@ from finode.smpc.gates.softmax import (
     Exp,
     Multiply,
     Reciprocal,
-    Softmax,
     reciprocal_table,
 )
 from finode.smpc.gates.truncate import Truncate
@@ -149,14 +148,17 @@ class Voting:
         return self._f + logits.range_bits + 1
 
     def _probabilities(self, lanes: list[Logits]) -> list[str]:
-        return [
-            self._builder.add(
-                f"lane{i}/softmax",
-                Softmax(logits.shape, logits.point - self._f, self._f, self._bits(logits)),
-                logits.name,
-            )
-            for i, logits in enumerate(lanes)
-        ]
+        """The gates of a `Softmax` one by one, so that the statistics find what they need of it."""
+        shares = []
+        for i, logits in enumerate(lanes):
+            shape, row, bits = logits.shape, (*logits.shape[:-1], 1), self._bits(logits)
+            distance = Distance(shape, logits.point - self._f, bits)
+            t = self._builder.add(f"lane{i}/distance", distance, logits.name)
+            e = self._builder.add(f"lane{i}/exp", Exp(shape, self._f, bits), t)
+            total = self._builder.add(f"lane{i}/total", RowSum(), e)
+            inverse = self._builder.add(f"lane{i}/reciprocal", Reciprocal(row, self._classes), total)
+            shares.append(self._builder.add(f"lane{i}/softmax", Multiply(shape, row), e, inverse))
+        return shares
 
     def _hard_ballot(self, lane: str, logits: Logits) -> str:
         shape, shift, bound = logits.shape, logits.point - self._f, self._bits(logits)
