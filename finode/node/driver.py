@@ -1,9 +1,13 @@
-"""Moves one run of the engine: frames from the worker to the lanes, frames from the inbox to the worker."""
+"""Moves one run of the engine: frames from the worker to the lanes, frames from the inbox to the worker.
+
+What follows a run (`RunOutcome.more`) stays in its worker only if the caller asks for it, by `keep_rest`, and takes it
+later by `rest` or gives it up by `abandon`; else it is dropped as the run finishes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,6 +36,10 @@ class RunOutcome:
     compute_s: float
     prepare_s: float = 0.0
     """Of the bundle's preparation, as far as it was left to the run."""
+    transcript: bytes = field(default=b"", repr=False)
+    """The engine's digest of all that was opened: to be hashed under a key of the parties before it leaves."""
+    more: bool = False
+    """Whether something follows, on the same bundle, and waits for `RunDriver.rest`."""
 
 
 @dataclass(slots=True)
@@ -72,11 +80,13 @@ class RunDriver:
         await together(calls)
         return gathered
 
-    async def drive(self, header: dict[str, Any], parts: Sequence[Buffer]) -> RunOutcome:
+    async def drive(self, header: dict[str, Any], parts: Sequence[Buffer], *, keep_rest: bool = False) -> RunOutcome:
         """Start the run at the worker with a request and move it to its end.
 
         Raises `VerdictReached`, a `RemoteError` with the peer, or `WorkerDied`. The run is dropped at the worker then.
+        With `keep_rest` what follows it waits there for `rest` or `abandon`: the caller must do one of them.
         """
+        before = self.frame_bytes
         try:
             reply = await self._request({"run": self.run, **header}, parts)
             prepare_s = reply.header.get("prepare_s", 0.0)
@@ -88,11 +98,56 @@ class RunDriver:
                 request = {"kind": "resume", "run": self.run, "parties": list(theirs)}
                 reply = await self._request(request, list(theirs.values()))
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._drop()
+            await self.abandon()
             raise
         summary = reply.header
-        return RunOutcome(reply.parts, summary["rounds"], self.frame_bytes, summary["compute_s"], prepare_s)
+        if summary["more"] and not keep_rest:
+            await self.abandon()
+        return RunOutcome(
+            reply.parts,
+            summary["rounds"],
+            self.frame_bytes - before,
+            summary["compute_s"],
+            prepare_s,
+            summary["transcript"],
+            summary["more"] and keep_rest,
+        )
+
+    async def rest(self) -> RunOutcome:
+        """Move what follows a finished run to its end, in further rounds of the same lanes; as `drive`.
+
+        Its parts are those of an `engine.StatisticsShare`: sums and ballots.
+        """
+        return await self.drive({"kind": "rest"}, ())
+
+    async def feedback(
+        self,
+        engine: str,
+        program: bytes,
+        party_index: int,
+        count: int,
+        ballots: Buffer,
+        label_share: Buffer,
+        zero_keys: Mapping[int, bytes],
+    ) -> RunOutcome:
+        """Count the votes of an earlier session that fit its labels; as `drive`. The part is the counts' share.
+
+        `program` is the session's, encoded. The ballots must never be used again, whatever comes of it.
+        """
+        header = {
+            "kind": "feedback",
+            "engine": engine,
+            "program": program,
+            "party_index": party_index,
+            "count": count,
+            "zero_parties": list(zero_keys),
+        }
+        return await self.drive(header, [ballots, label_share, *zero_keys.values()])
+
+    async def abandon(self) -> None:
+        """Drop the run at its worker, and what would follow it."""
+        with trio.CancelScope(shield=True):
+            await self._drop()
 
     async def _request(self, header: dict[str, Any], parts: Sequence[Buffer]) -> Envelope:
         try:

@@ -14,8 +14,8 @@ costs memory alone.
                 a reciprocal by table; then g_k times that reciprocal, summed over the inputs by a matrix product, and
                 truncated
 
-Cost: for 2 to 32 classes 9 rounds after a soft, weighted or spectral vote, where the entropy is the longest path; 7
-after an entropy vote, which has the m_k; 16 after a hard vote, which has no softmax. Bits are those of the gates.
+Cost: for 2 to 32 classes 10 rounds after a soft, weighted or spectral vote, where the entropy is the longest path; 7
+after an entropy vote, which has the m_k; 17 after a hard vote, which has no softmax. Bits are those of the gates.
 """
 
 from __future__ import annotations
@@ -165,9 +165,10 @@ class _Statistics:
         dropped = table.output_bits + _FACTOR_BITS - _WEIGHT_BITS
         weights = self._add("entropy/weights", Truncate(rows, dropped), product)
         # The sum's least is 1 and its largest C, but for the digits that were rounded away.
-        inverse_table = replace(reciprocal_table(self._classes + 1), output_bits=_INVERSE_BITS)
-        total = self._add("entropy/total", SumModels(), weights)
-        inverse = self._add("entropy/reciprocal", Lookup((self._batch, 1), _WEIGHT_BITS, inverse_table), total)
+        lookup = Lookup((self._batch, 1), _WEIGHT_BITS, reciprocal_table(self._classes + 1))
+        inverse = self._add("entropy/reciprocal", lookup, self._add("entropy/total", SumModels(), weights))
+        cut = Truncate((self._batch, 1), RECIPROCAL_BITS - _INVERSE_BITS)
+        inverse = self._add("entropy/reciprocal/digits", cut, inverse)
         present = self._add("entropy/present", Rows(), self._add("entropy/kept", Present(), weights, PRESENT))
         gate = MatrixProduct((self._models, self._batch), (self._batch, 1))
         sums = self._add("entropy/sums", gate, present, inverse)

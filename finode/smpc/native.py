@@ -207,9 +207,7 @@ class PreparedRun:
 
     def advance(self) -> bool:
         """Prepare one more gate, those of the answer first; return whether there was one."""
-        if self._work is None:
-            return False
-        if next(self._work, _DONE) is not _DONE:
+        if self._work is not None and next(self._work, _DONE) is not _DONE:
             return True
         return self._rest_work is not None and next(self._rest_work, _DONE) is not _DONE
 

@@ -140,3 +140,23 @@ def plain_statistics(labels: Elements, final: Elements, probabilities: Floats) -
     entropy = np.rint((weights / weights.sum(0)).sum(1) * 2.0**SCALE_BITS).astype(np.int64)
     counts = votes.sum(1)
     return np.concatenate([*(matrix.reshape(-1) for matrix in joint), counts.reshape(-1), agrees @ parts, entropy])
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """How far one input more or less moves each part of the vector, at most, in Euclidean length and its own units."""
+
+    joint: float
+    labels: float
+    agreement: float
+    entropy: float
+
+
+def sensitivity(models: int) -> Sensitivity:
+    """Return what noise on the opened sums is measured against (noise.py).
+
+    An input adds one to one entry of each joint matrix and of each model's labels; of agreement and entropy it has 1 to
+    distribute among the models, at scale 2^16, and what rounding and truncation add (2^8 is far more).
+    """
+    one = 2.0**SCALE_BITS + 2.0**8
+    return Sensitivity(math.sqrt(math.comb(models, 2)), math.sqrt(models), one, one)
