@@ -205,6 +205,12 @@ class PartySection(Section):
         ge=1,
         description="memory for bundles kept for queries to come, counted as their runs will need it",
     )
+    feedback_window_s: float = Field(
+        default=86400.0,
+        ge=0,
+        le=31 * 86400,
+        description="how long the votes of a session are kept, as shares in memory, for labels that come later; 0: not",
+    )
     session_memory_mb: int = Field(
         default=1024, ge=16, description="memory of one session; queriers cut larger batches into several"
     )

@@ -22,7 +22,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from finode.config import Config
-from finode.errors import FinodeError, PeerRefused, PeerUnreachable, RemoteProtocolError
+from finode.errors import FinodeError, PeerRefused, RemoteProtocolError
 from finode.identity import Identity, PeerId
 from finode.ledger.opening import contradiction_in, largest_opening, may_open
 from finode.net.interface import Network, Stream
@@ -30,7 +30,7 @@ from finode.node.contributions import ContributionStore, Noise
 from finode.node.filing import Filing
 from finode.node.tasks import together
 from finode.smpc.engine import Buffer
-from finode.smpc.statistics_layout import joint_length, statistics_length
+from finode.smpc.statistics_layout import SCALE_BITS, joint_length, statistics_length
 from finode.wire.contribution import (
     PROTOCOL,
     SALT_BYTES,
@@ -98,6 +98,17 @@ def statement_of(opening: Opening, shares: Sequence[Buffer]) -> EpochStatement:
         agreement=tuple(sums[ends[1] : ends[2]]),
         entropy=tuple(sums[ends[2] :]),
     )
+
+
+def scaled(noise: Noise, of: DeploymentSet) -> Noise:
+    """Return noise for a set's sums: of counts as it is, of what stands at scale 2^16 at that scale."""
+    fixed = 0 if of.kind is StatementKind.LABELS else 2 * len(of.models)
+
+    def vector(length: int) -> list[int]:
+        drawn = noise(length)
+        return [*drawn[: length - fixed], *(value << SCALE_BITS for value in drawn[length - fixed :])]
+
+    return vector
 
 
 def _commitment(salt: bytes, share: Buffer) -> bytes:
@@ -187,7 +198,9 @@ class Openings:
         try:
             await together([partial(self._propose, peer, opening, streams) for peer in others])
             salt = secrets.token_bytes(SALT_BYTES)
-            shares = {self._own: self._store.give(opening, self._noise_of(of.sigma_milli), self._clock_ms())}
+            shares = {
+                self._own: self._store.give(opening, scaled(self._noise_of(of.sigma_milli), of), self._clock_ms())
+            }
             commit = CommitShare(opening=opening.id, commitment=_commitment(salt, shares[self._own]))
             size = 8 * sums_length(of)
 
@@ -270,7 +283,7 @@ class Openings:
         if lacking:
             return
         commit = await stream.receive(CommitShare, timeout_s=self._timeout_s)
-        share = self._store.give(opening, self._noise_of(of.sigma_milli), self._clock_ms())
+        share = self._store.give(opening, scaled(self._noise_of(of.sigma_milli), of), self._clock_ms())
         await stream.send_bulk(share)
         shown = await stream.receive(OpenShares, timeout_s=self._timeout_s)
         if commit.opening != opening.id or shown.opening != opening.id:
@@ -326,16 +339,3 @@ class Openings:
         await stream.send(
             Failed(subject=subject, verdict=Verdict(culprit=stream.peer, round=-1, fault=Fault.PROTOCOL, detail=why))
         )
-
-
-async def serve_opening(stream: Stream, first: ProposeOpening | SignStatement, openings: Openings) -> None:
-    """Serve a stream whose first message is about an opening; close it."""
-    try:
-        if isinstance(first, ProposeOpening):
-            await openings.join(stream, first.opening)
-        else:
-            await openings.vouch(stream, first.statement)
-    except PeerUnreachable:
-        return  # the first party gave the opening up: another one lacked something
-    finally:
-        await stream.close()

@@ -20,10 +20,10 @@ from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.asked import while_asked
 from finode.node.bundles import BundleShelf, PartyBundle
+from finode.node.contribution import Contribution
 from finode.node.deployments import Deployment, DeploymentStore, check_offer
-from finode.node.driver import RunOutcome
 from finode.node.pool import WorkerPool
-from finode.node.seat import PartySeat, input_share_bytes
+from finode.node.seat import PartySeat, SeatRun, input_share_bytes
 from finode.node.sessions import Session, SessionTable
 from finode.node.verdicts import VerdictReached, verdict_of
 from finode.smpc import sharing
@@ -61,7 +61,7 @@ GOODBYE_TIMEOUT_S = 1.0
 class _Computed:
     """A session's outcome at this party, and how long its phases took here."""
 
-    outcome: RunOutcome
+    run: SeatRun
     bundle_bytes: int
     offline_s: float
     online_s: float
@@ -76,12 +76,14 @@ class PartyRole:
         pool: WorkerPool,
         sessions: SessionTable,
         store: DeploymentStore,
+        contribution: Contribution,
         nursery: trio.Nursery,
         config: Config,
         log: FilteringBoundLogger,
     ) -> None:
         self._network = network
         self._own = network.peer_id
+        self._contribution = contribution
         self._pool = pool
         self._sessions = sessions
         self._store = store
@@ -272,6 +274,7 @@ class PartyRole:
                 peer=stream.peer,
             )
         lanes = await seat.lanes()
+        follows = False
         place = self._sessions.enter(
             start.session, seat.committee, terms.service, Role.PARTY, terms.querier, start.batch
         )
@@ -279,7 +282,10 @@ class PartyRole:
             try:
                 lanes.join(start.session)
                 with trio.move_on_after(terms.session_timeout_s) as limit:
-                    await self._compute(stream, seat, start, session)
+                    run = await self._compute(stream, seat, start, session)
+                    follows = run.outcome.more
+                    if follows:
+                        self._nursery.start_soon(self._contribution.follow, seat, lanes, start.session, run)
                 if limit.cancelled_caught:
                     late = f"it took over {terms.session_timeout_s} s, which is what the terms allow"
                     raise VerdictReached(Verdict(culprit="", round=session.round, fault=Fault.TIMEOUT, detail=late))
@@ -293,7 +299,8 @@ class PartyRole:
                     await self._tell(stream, seat, start.session, verdict)
                 raise
             finally:
-                lanes.leave(start.session)
+                if not follows:
+                    lanes.leave(start.session)
                 self._bundles.burn_of(terms.dealer, start.serial, sealed.id)
 
     async def _tell(self, stream: Stream, seat: PartySeat, session: bytes, verdict: Verdict) -> None:
@@ -303,7 +310,7 @@ class PartyRole:
         with trio.move_on_after(GOODBYE_TIMEOUT_S), suppress(RemoteError, LocalProtocolError):
             await stream.send(Failed(subject=session, verdict=verdict))
 
-    async def _compute(self, stream: Stream, seat: PartySeat, start: StartSession, session: Session) -> None:
+    async def _compute(self, stream: Stream, seat: PartySeat, start: StartSession, session: Session) -> SeatRun:
         """Read the input, wait for the bundle, run, send the output; a word from the querier ends it."""
         timeout_s = self._config.session.deal_timeout_s
         input_share = await _receive_input(stream, start.input_bytes, timeout_s)
@@ -318,18 +325,24 @@ class PartyRole:
                 session.phase = Phase.ROUNDS
                 await self._report(stream, seat, session)
                 with bundle.worker.busy():
-                    outcome = await self._run(stream, seat, session, input_share, bundle)
+                    run = await self._run(stream, seat, session, input_share, bundle)
             finally:
                 bundle.ended.set()
-            offline_s = waited_s + outcome.prepare_s
-            return _Computed(outcome, bundle.size, offline_s, max(0.0, trio.current_time() - began - offline_s))
+            offline_s = waited_s + run.outcome.prepare_s
+            return _Computed(run, bundle.size, offline_s, max(0.0, trio.current_time() - began - offline_s))
 
-        await self._deliver(stream, start.session, await while_asked(stream, compute))
+        computed = await while_asked(stream, compute)
+        try:
+            await self._deliver(stream, start.session, computed)
+        except BaseException:
+            await computed.run.driver.abandon()
+            raise
+        return computed.run
 
     async def _run(
         self, stream: Stream, seat: PartySeat, session: Session, input_share: bytearray, bundle: PartyBundle
-    ) -> RunOutcome:
-        outcomes: list[RunOutcome | FinodeError] = []
+    ) -> SeatRun:
+        outcomes: list[SeatRun | FinodeError] = []
         ended = trio.Event()
 
         def on_round(round: int) -> None:
@@ -348,7 +361,7 @@ class PartyRole:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(report)
             try:
-                outcomes.append(await seat.run(session.id, input_share, bundle, on_round))
+                outcomes.append(await seat.run(session.id, input_share, bundle, session.batch, on_round))
             except FinodeError as error:
                 outcomes.append(error)
             finally:
@@ -366,7 +379,7 @@ class PartyRole:
 
     @staticmethod
     async def _deliver(stream: Stream, session: bytes, computed: _Computed) -> None:
-        outcome = computed.outcome
+        outcome = computed.run.outcome
         meter = Meter(
             rounds=outcome.rounds,
             bytes_sent=outcome.bytes_sent,

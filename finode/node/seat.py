@@ -11,7 +11,8 @@ because a party that restarted has lost nothing but a file that the others still
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import prod
 
 import trio
@@ -49,6 +50,7 @@ def program_of(terms: Terms, plans: tuple[Plan, ...], batch: int) -> Program:
         vote=terms.vote.value,
         reveal=terms.reveal.value,
         profile=terms.profile,
+        statistics=terms.engine == "native",
     )
 
 
@@ -64,6 +66,17 @@ def _frame_limit(terms: Terms, plans: tuple[Plan, ...]) -> int:
     votes = len(plans) * terms.classes * terms.classes
     weights = sum(plan.weight_numel() for plan in plans)
     return 64 * KIB + BYTES_PER_VALUE * summands * terms.max_batch * (values + votes) + 8 * weights
+
+
+@dataclass(frozen=True, slots=True)
+class SeatRun:
+    """A run whose answer is there; what follows it is `driver`'s to move."""
+
+    outcome: RunOutcome
+    driver: RunDriver
+    program: Program
+    zero_keys: Mapping[int, bytes] = field(repr=False)
+    count: int
 
 
 class PartySeat:
@@ -257,9 +270,13 @@ class PartySeat:
         )
 
     async def run(
-        self, session: bytes, input_share: Buffer, bundle: PartyBundle, on_round: Callable[[int], None]
-    ) -> RunOutcome:
-        """Run one session whose inbox was joined before; the outcome's one part is the output share."""
+        self, session: bytes, input_share: Buffer, bundle: PartyBundle, count: int, on_round: Callable[[int], None]
+    ) -> SeatRun:
+        """Run one session whose inbox was joined before; the outcome's one part is the output share.
+
+        `count` of the batch's inputs are true ones. Where `outcome.more`, the caller must call `driver.rest` or
+        `driver.abandon`.
+        """
         self._check_ready()
         lane_set = await self.lanes()
         lanes = await lane_set.connect()
@@ -272,11 +289,15 @@ class PartySeat:
             self._config.session.round_timeout_s,
             on_round,
         )
+        zero_keys = {index: lane.zero_key(session) for index, lane in lanes.items()}
         with self._store.using(self.deployments):
-            return await driver.drive(
-                {"kind": "run", "bundle": bundle.name, "zero_parties": list(lanes)},
-                [input_share, *(lane.zero_key(session) for lane in lanes.values())],
+            outcome = await driver.drive(
+                {"kind": "run", "bundle": bundle.name, "zero_parties": list(zero_keys), "count": count},
+                [input_share, *zero_keys.values()],
+                keep_rest=True,
             )
+        program = program_of(self.terms, await self.plans(), bundle.batch)
+        return SeatRun(outcome, driver, program, zero_keys, count)
 
     async def close(self) -> None:
         """Close the lanes: the committee is over."""

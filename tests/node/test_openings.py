@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from finode.config import Config, load
-from finode.errors import FinodeError, PeerRefused
+from finode.errors import FinodeError, PeerRefused, PeerUnreachable
 from finode.identity import Identity
 from finode.ledger.opening import Part
 from finode.ledger.records import verify_statement
@@ -23,7 +23,7 @@ from finode.net.interface import Stream
 from finode.net.memory import MemoryFederation
 from finode.node.contributions import ContributionStore
 from finode.node.filing import Record
-from finode.node.openings import PAUSE_S, Openings, serve_opening
+from finode.node.openings import PAUSE_S, Openings
 from finode.wire.committee import Reveal, RewardTerms, Scheme, Vote
 from finode.wire.contribution import PROTOCOL, DeploymentSet, Opening, ProposeOpening, SignStatement
 from finode.wire.receipts import (
@@ -182,8 +182,12 @@ async def world_in(tmp: Path) -> AsyncIterator[World]:
 
             async def serve(stream: Stream, openings: Openings = openings) -> None:
                 first = await stream.receive(ProposeOpening, SignStatement, timeout_s=5)
-                assert isinstance(first, ProposeOpening | SignStatement)
-                await serve_opening(stream, first, openings)
+                with suppress(PeerUnreachable):
+                    if isinstance(first, ProposeOpening):
+                        await openings.join(stream, first.opening)
+                    elif isinstance(first, SignStatement):
+                        await openings.vouch(stream, first.statement)
+                await stream.close()
 
             network.serve(PROTOCOL, serve)
             world.seats.append(Seat(store, openings, filed))
