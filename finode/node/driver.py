@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,11 +32,14 @@ class RunOutcome:
     compute_s: float
     prepare_s: float = 0.0
     """Of the bundle's preparation, as far as it was left to the run."""
+    transcript: bytes = field(default=b"", repr=False)
+    """Hash of all that the run opened; it must leave the party only under a key."""
 
 
 @dataclass(slots=True)
 class RunDriver:
-    """One run at one party. `first_round` is added to the engine's round numbers on the lanes."""
+    """One run at one party. `first_round` is added to the engine's round numbers on the lanes. `on_round` is told which
+    round begins, and the bytes sent in those before it."""
 
     run: bytes
     worker: WorkerProcess
@@ -44,7 +47,7 @@ class RunDriver:
     inbox: Inbox
     parties: Sequence[PeerId]
     round_timeout_s: float
-    on_round: Callable[[int], None]
+    on_round: Callable[[int, int], None]
     first_round: int = 0
     frame_bytes: int = 0
 
@@ -82,7 +85,7 @@ class RunDriver:
             prepare_s = reply.header.get("prepare_s", 0.0)
             while reply.header["state"] == "exchange":
                 round = self.first_round + reply.header["round"]
-                self.on_round(round)
+                self.on_round(round, self.frame_bytes)
                 frames = dict(zip(reply.header["parties"], reply.parts, strict=True))
                 theirs = await self.exchange(round, frames, reply.header["expected_bytes"])
                 request = {"kind": "resume", "run": self.run, "parties": list(theirs)}
@@ -92,7 +95,8 @@ class RunDriver:
                 await self._drop()
             raise
         summary = reply.header
-        return RunOutcome(reply.parts, summary["rounds"], self.frame_bytes, summary["compute_s"], prepare_s)
+        transcript = summary.get("transcript", b"")
+        return RunOutcome(reply.parts, summary["rounds"], self.frame_bytes, summary["compute_s"], prepare_s, transcript)
 
     async def _request(self, header: dict[str, Any], parts: Sequence[Buffer]) -> Envelope:
         try:

@@ -29,8 +29,10 @@ from finode.models.registry import ModelEntry, Registry
 from finode.net.directory import Offer
 from finode.net.host import open_network
 from finode.net.interface import Network
+from finode.node.cosigning import Cosigning
 from finode.node.dealer import DealerRole
 from finode.node.deployments import DeploymentStore
+from finode.node.filing import Filing, LogFiling
 from finode.node.interface import (
     ModelView,
     OfferView,
@@ -51,6 +53,7 @@ from finode.node.quotas import StoredQuotas
 from finode.node.reception import Reception
 from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
+from finode.node.signing_book import SigningBook
 from finode.node.views import model_view
 from finode.smpc.engines import available_engines, engines_for
 from finode.wire.committee import RewardTerms
@@ -251,6 +254,7 @@ class Holdings:
     store: DeploymentStore
     quotas: StoredQuotas
     offering: _Offering
+    signing: SigningBook
 
     def offer(self) -> Offer:
         """Return what the node says of itself in its record."""
@@ -273,7 +277,8 @@ def open_holdings(config: Config) -> Holdings:
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         registry = Registry(config.home)
         store = DeploymentStore(config.home, config.party.deployment_space_mb)
-        return Holdings(config, registry, store, StoredQuotas(config.home), _Offering(offered_by(registry, config)))
+        offering = _Offering(offered_by(registry, config))
+        return Holdings(config, registry, store, StoredQuotas(config.home), offering, SigningBook(config.home))
     except OSError as error:
         raise ConfigError(f"cannot use the home {config.home}: {error.strerror}") from None
 
@@ -304,16 +309,22 @@ async def serve_node(
     pool: WorkerPool,
     secret: NodeSecret,
     log: FilteringBoundLogger,
+    filing: Filing | None = None,
 ) -> AsyncIterator[Node]:
-    """Run a node's roles on a network for as long as the body lasts; then stop them in order."""
+    """Run a node's roles on a network for as long as the body lasts; then stop them in order.
+
+    What sessions leave behind goes to `filing`, or into the log.
+    """
     config = holdings.config
     roles = frozenset(config.node.roles)
     sessions = SessionTable()
     organization = network.organization_of(identity.peer_id) or config.node.organization
-    async with trio.open_nursery() as nursery:
-        dealer = DealerRole(network, pool, sessions, secret, config, log)
-        party = PartyRole(network, pool, sessions, holdings.store, nursery, config, log)
-        owner = OwnerRole(network, holdings.registry, holdings.offering, secret, config, log)
+    async with _closing(holdings.signing), trio.open_nursery() as nursery:
+        filing = filing or LogFiling(log)
+        cosigning = Cosigning(network, identity, holdings.signing, filing, nursery, config, log)
+        dealer = DealerRole(network, pool, sessions, secret, cosigning, config, log)
+        party = PartyRole(network, pool, sessions, holdings.store, cosigning, nursery, config, log)
+        owner = OwnerRole(network, holdings.registry, holdings.offering, secret, cosigning, config, log)
         book = CommitteeBook(config.node.capacity)
         engines = available_engines()
 
@@ -345,11 +356,12 @@ async def serve_node(
             return None if record is None else candidate(record, organization=organization, rtt_ms=0.0)
 
         desk = Desk(identity, view, book, since_ms=now_ms())
-        reception = Reception(network, desk, party, dealer, owner, config, log)
-        querier = QuerierRole(network, organization, sessions, own_candidate, nursery, config, log)
+        reception = Reception(network, desk, party, dealer, owner, cosigning, config, log)
+        querier = QuerierRole(network, organization, sessions, own_candidate, cosigning, nursery, config, log)
         reception.open()
         nursery.start_soon(pool.serve)
         nursery.start_soon(reception.tend)
+        nursery.start_soon(cosigning.serve)
         nursery.start_soon(_sweep, network, party, holdings.store)
         network.announce()
         try:
@@ -357,8 +369,18 @@ async def serve_node(
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
                 await reception.stop()
+                await cosigning.stop()
             nursery.cancel_scope.cancel()
             holdings.quotas.close()
+
+
+@asynccontextmanager
+async def _closing(signing: SigningBook) -> AsyncIterator[None]:
+    """Close the book when nothing writes to it any more."""
+    try:
+        yield
+    finally:
+        signing.close()
 
 
 async def _sweep(network: Network, party: PartyRole, store: DeploymentStore) -> None:

@@ -11,7 +11,9 @@ because a party that restarted has lost nothing but a file that the others still
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 
 import trio
@@ -257,12 +259,21 @@ class PartySeat:
         )
 
     async def run(
-        self, session: bytes, input_share: Buffer, bundle: PartyBundle, on_round: Callable[[int], None]
+        self,
+        session: bytes,
+        order: bytes,
+        input_share: Buffer,
+        bundle: PartyBundle,
+        on_round: Callable[[int, int], None],
     ) -> RunOutcome:
-        """Run one session whose inbox was joined before; the outcome's one part is the output share."""
+        """Run one session whose inbox was joined before; the outcome's one part is the output share.
+
+        `order` is the body of the querier's order. The outcome's transcript is keyed with what the parties alone know.
+        """
         self._check_ready()
         lane_set = await self.lanes()
         lanes = await lane_set.connect()
+        key = lane_set.transcript_key(session)
         driver = RunDriver(
             session,
             bundle.worker,
@@ -273,10 +284,11 @@ class PartySeat:
             on_round,
         )
         with self._store.using(self.deployments):
-            return await driver.drive(
+            outcome = await driver.drive(
                 {"kind": "run", "bundle": bundle.name, "zero_parties": list(lanes)},
-                [input_share, *(lane.zero_key(session) for lane in lanes.values())],
+                [input_share, *(lane.zero_key(session, order) for lane in lanes.values())],
             )
+        return replace(outcome, transcript=hmac.digest(key, outcome.transcript, "sha256"))
 
     async def close(self) -> None:
         """Close the lanes: the committee is over."""
@@ -284,5 +296,5 @@ class PartySeat:
             await self._lanes.close()
 
 
-def _ignore(round: int) -> None:
+def _ignore(round: int, bytes_sent: int) -> None:
     """Opening weights shows no progress of its own."""
