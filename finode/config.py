@@ -269,6 +269,12 @@ class SessionSection(Section):
     round_timeout_s: float = Field(
         default=10.0, gt=0, le=600, description="longest wait for one party's frame of one round; names that party"
     )
+    cosign_pause_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=600,
+        description="how long a party waits for the one before it to bring the receipt of a session together",
+    )
 
 
 class ApiSection(Section):

@@ -43,6 +43,7 @@ class Clock:
 class Answered:
     """What one session brought: the answer to the first inputs of those asked about, as many as `output` has."""
 
+    session: bytes
     committee: SealedCommittee
     output: Output
     meters: tuple[Meter, ...]

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import trio
 
+from finode.errors import InputError
 from finode.smpc import sharing
 from finode.smpc.engine import Output
+from finode.wire.directory import ServiceSpec
 
 SHARED_AT_ONCE = 1 << 15
 """Values that are shared in under a millisecond: no thread is worth its start for them."""
@@ -60,6 +62,22 @@ def joined(outputs: list[Output]) -> Output:
         probabilities=np.concatenate(probabilities) if probabilities else None,
         top=np.concatenate(tops) if tops else None,
     )
+
+
+def check_inputs(inputs: npt.NDArray[np.float64], vote: str, spec: ServiceSpec, most: int) -> None:
+    """Raise `InputError` unless a query may have these inputs, where a session may have `most`."""
+    expected = spec.input.shape
+    if inputs.ndim != len(expected) + 1 or inputs.shape[1:] != expected:
+        raise InputError(f"service {spec.name!r} takes inputs of shape {expected}, got {inputs.shape[1:]}")
+    if not len(inputs):
+        raise InputError("the query has no inputs")
+    if not np.isfinite(inputs).all():
+        raise InputError("the input has a NaN or an infinite value")
+    if len(inputs) > most and not is_row_wise(vote):
+        raise InputError(
+            f"{len(inputs)} inputs in one query: a {vote} vote looks at all of them together, and {most} are allowed",
+            hint="ask in smaller batches, or raise [querier] max_batch",
+        )
 
 
 class SharedInput:

@@ -7,7 +7,6 @@ serve       all members: openings to join or to sign, and labels for past sessio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 
 import trio
@@ -31,7 +30,7 @@ from finode.node.seat import PartySeat, SeatRun
 from finode.node.verdicts import verdict_of
 from finode.smpc.noise import DiscreteGaussian
 from finode.wire.contribution import GiveLabels, JoinFeedback, ProposeOpening, SignStatement
-from finode.wire.receipts import Receipt, StatementKind
+from finode.wire.receipts import StatementKind
 
 
 def noise_of(sigma_milli: int) -> Noise:
@@ -51,21 +50,24 @@ class Contribution:
         identity: Identity,
         pool: WorkerPool,
         store: ContributionStore,
-        receipt_of: Callable[[bytes], Receipt | None],
         filing: Filing,
         config: Config,
         log: FilteringBoundLogger,
     ) -> None:
-        """`receipt_of` gives the receipt of a session, as the ledger has it."""
         self._own = identity.peer_id
         self._store = store
         self._box = BallotBox(config.party.feedback_window_s, trio.current_time)
-        self._openings = Openings(network, identity, store, receipt_of, filing, noise_of, now_ms, config, log)
+        self._openings = Openings(network, identity, store, filing.receipt_of, filing, noise_of, now_ms, config, log)
         self._taker = FeedbackTaker(network, pool, self._box, store, now_ms, config, log)
         self._asked = AskedSessions()
         self._giver = FeedbackGiver(network, self._asked, config)
         self._timeout_s = config.session.answer_timeout_s
         self._log = log
+
+    @property
+    def ballots_kept(self) -> int:
+        """How many sessions' votes are kept here for labels."""
+        return len(self._box)
 
     async def tend(self) -> None:
         """Open the sums of epochs that are over, until cancelled."""

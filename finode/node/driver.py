@@ -44,7 +44,8 @@ class RunOutcome:
 
 @dataclass(slots=True)
 class RunDriver:
-    """One run at one party. `first_round` is added to the engine's round numbers on the lanes."""
+    """One run at one party. `first_round` is added to the engine's round numbers on the lanes. `on_round` is told which
+    round begins, and the bytes sent in those before it."""
 
     run: bytes
     worker: WorkerProcess
@@ -52,7 +53,7 @@ class RunDriver:
     inbox: Inbox
     parties: Sequence[PeerId]
     round_timeout_s: float
-    on_round: Callable[[int], None]
+    on_round: Callable[[int, int], None]
     first_round: int = 0
     frame_bytes: int = 0
 
@@ -92,7 +93,7 @@ class RunDriver:
             prepare_s = reply.header.get("prepare_s", 0.0)
             while reply.header["state"] == "exchange":
                 round = self.first_round + reply.header["round"]
-                self.on_round(round)
+                self.on_round(round, self.frame_bytes)
                 frames = dict(zip(reply.header["parties"], reply.parts, strict=True))
                 theirs = await self.exchange(round, frames, reply.header["expected_bytes"])
                 request = {"kind": "resume", "run": self.run, "parties": list(theirs)}
@@ -120,30 +121,6 @@ class RunDriver:
         """
         return await self.drive({"kind": "rest"}, ())
 
-    async def feedback(
-        self,
-        engine: str,
-        program: bytes,
-        party_index: int,
-        count: int,
-        ballots: Buffer,
-        label_share: Buffer,
-        zero_keys: Mapping[int, bytes],
-    ) -> RunOutcome:
-        """Count the votes of an earlier session that fit its labels; as `drive`. The part is the counts' share.
-
-        `program` is the session's, encoded. The ballots must never be used again, whatever comes of it.
-        """
-        header = {
-            "kind": "feedback",
-            "engine": engine,
-            "program": program,
-            "party_index": party_index,
-            "count": count,
-            "zero_parties": list(zero_keys),
-        }
-        return await self.drive(header, [ballots, label_share, *zero_keys.values()])
-
     async def abandon(self) -> None:
         """Drop the run at its worker, and what would follow it."""
         with trio.CancelScope(shield=True):
@@ -161,3 +138,28 @@ class RunDriver:
         with trio.move_on_after(1.0):
             if not self.worker.dead:
                 await self.worker.post({"kind": "drop", "run": self.run})
+
+
+def feedback_request(
+    engine: str,
+    program: bytes,
+    party_index: int,
+    count: int,
+    ballots: Buffer,
+    label_share: Buffer,
+    zero_keys: Mapping[int, bytes],
+) -> tuple[dict[str, Any], list[Buffer]]:
+    """Return the request, header and parts, to count the votes of an earlier session that fit its labels.
+
+    `program` is the session's, encoded. The ballots must never be used again, whatever comes of it. The outcome's part
+    is the counts' share.
+    """
+    header = {
+        "kind": "feedback",
+        "engine": engine,
+        "program": program,
+        "party_index": party_index,
+        "count": count,
+        "zero_parties": list(zero_keys),
+    }
+    return header, [ballots, label_share, *zero_keys.values()]

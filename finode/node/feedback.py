@@ -21,6 +21,7 @@ from finode.net.interface import Network, Stream
 from finode.node.ballots import BallotBox, Ballots
 from finode.node.channel import Buffer
 from finode.node.contributions import ContributionStore
+from finode.node.driver import feedback_request
 from finode.node.interface import FeedbackView
 from finode.node.pool import WorkerPool, WorkerProcess
 from finode.node.tasks import together
@@ -268,18 +269,16 @@ class FeedbackTaker:
     ) -> bytes:
         run = b"feedback" + ballots.session
         others = sorted(streams)
-        reply = await worker.request(
-            {
-                "kind": "feedback",
-                "run": run,
-                "engine": ballots.terms.engine,
-                "program": canonical.encode(ballots.program),
-                "party_index": ballots.terms.parties.index(self._own),
-                "count": ballots.count,
-                "zero_parties": others,
-            },
-            [ballots.ballots, label_share, *(ballots.zero_keys[index] for index in others)],
+        header, parts = feedback_request(
+            ballots.terms.engine,
+            canonical.encode(ballots.program),
+            ballots.terms.parties.index(self._own),
+            ballots.count,
+            ballots.ballots,
+            label_share,
+            ballots.zero_keys,
         )
+        reply = await worker.request({"run": run, **header}, parts)
         while reply.header["state"] == "exchange":
             frames = dict(zip(reply.header["parties"], reply.parts, strict=True))
             expected: int = reply.header["expected_bytes"]

@@ -21,6 +21,8 @@ from finode.net.interface import Network, Stream
 from finode.node.asked import while_asked
 from finode.node.bundles import BundleShelf, PartyBundle
 from finode.node.contribution import Contribution
+from finode.node.cosigning import Cosigning, PartyRecord
+from finode.node.deployment_records import check_signed_deployment
 from finode.node.deployments import Deployment, DeploymentStore, check_offer
 from finode.node.pool import WorkerPool
 from finode.node.seat import PartySeat, SeatRun, input_share_bytes
@@ -77,6 +79,7 @@ class PartyRole:
         sessions: SessionTable,
         store: DeploymentStore,
         contribution: Contribution,
+        cosigning: Cosigning,
         nursery: trio.Nursery,
         config: Config,
         log: FilteringBoundLogger,
@@ -84,6 +87,7 @@ class PartyRole:
         self._network = network
         self._own = network.peer_id
         self._contribution = contribution
+        self._cosigning = cosigning
         self._pool = pool
         self._sessions = sessions
         self._store = store
@@ -153,6 +157,7 @@ class PartyRole:
                 self._store.enter(deployment)
                 self._network.announce()
         await stream.send(DeploymentStored(deployment=offer.deployment))
+        self._cosigning.hand_in(offer.signed)
 
     def withdraw(self, owner: PeerId, version: bytes) -> None:
         """Drop an owner's deployments of one version."""
@@ -278,11 +283,11 @@ class PartyRole:
         place = self._sessions.enter(
             start.session, seat.committee, terms.service, Role.PARTY, terms.querier, start.batch
         )
-        with place as session:
+        with place as session, self._cosigning.computing(sealed, start) as record:
             try:
                 lanes.join(start.session)
                 with trio.move_on_after(terms.session_timeout_s) as limit:
-                    run = await self._compute(stream, seat, start, session)
+                    run = await self._compute(stream, seat, start, session, record)
                     follows = run.outcome.more
                     if follows:
                         self._nursery.start_soon(self._contribution.follow, seat, lanes, start.session, run)
@@ -310,7 +315,9 @@ class PartyRole:
         with trio.move_on_after(GOODBYE_TIMEOUT_S), suppress(RemoteError, LocalProtocolError):
             await stream.send(Failed(subject=session, verdict=verdict))
 
-    async def _compute(self, stream: Stream, seat: PartySeat, start: StartSession, session: Session) -> SeatRun:
+    async def _compute(
+        self, stream: Stream, seat: PartySeat, start: StartSession, session: Session, record: PartyRecord
+    ) -> SeatRun:
         """Read the input, wait for the bundle, run, send the output; a word from the querier ends it."""
         timeout_s = self._config.session.deal_timeout_s
         input_share = await _receive_input(stream, start.input_bytes, timeout_s)
@@ -320,12 +327,13 @@ class PartyRole:
             session.phase = Phase.PREPROCESSING
             await self._report(stream, seat, session)
             bundle = await self._bundles.take(seat.terms.dealer, start.serial, seat.committee, start.batch, timeout_s)
+            record.bundle_bytes = bundle.size
             try:
                 waited_s = trio.current_time() - began
                 session.phase = Phase.ROUNDS
                 await self._report(stream, seat, session)
                 with bundle.worker.busy():
-                    run = await self._run(stream, seat, session, input_share, bundle)
+                    run = await self._run(stream, seat, session, record, input_share, bundle)
             finally:
                 bundle.ended.set()
             offline_s = waited_s + run.outcome.prepare_s
@@ -340,13 +348,20 @@ class PartyRole:
         return computed.run
 
     async def _run(
-        self, stream: Stream, seat: PartySeat, session: Session, input_share: bytearray, bundle: PartyBundle
+        self,
+        stream: Stream,
+        seat: PartySeat,
+        session: Session,
+        record: PartyRecord,
+        input_share: bytearray,
+        bundle: PartyBundle,
     ) -> SeatRun:
         outcomes: list[SeatRun | FinodeError] = []
         ended = trio.Event()
 
-        def on_round(round: int) -> None:
-            session.round = round
+        def on_round(round: int, bytes_sent: int) -> None:
+            session.round = record.rounds = round
+            record.bytes_sent = bytes_sent
 
         async def report() -> None:
             shown = -1
@@ -361,13 +376,15 @@ class PartyRole:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(report)
             try:
-                outcomes.append(await seat.run(session.id, input_share, bundle, session.batch, on_round))
+                outcomes.append(await seat.run(session.id, record.order, input_share, bundle, on_round))
             except FinodeError as error:
                 outcomes.append(error)
             finally:
                 ended.set()
         if isinstance(outcomes[0], FinodeError):
             raise outcomes[0]
+        outcome = outcomes[0].outcome
+        record.rounds, record.bytes_sent, record.transcript = outcome.rounds, outcome.bytes_sent, outcome.transcript
         return outcomes[0]
 
     @staticmethod
@@ -412,6 +429,7 @@ def check_deployment(owner: PeerId, terms: Terms, offer: OfferDeployment) -> Pla
     for model in terms.models:
         if model.version == offer.version and model.owner == owner:
             if terms.deployment_id(model) == offer.deployment:
+                check_signed_deployment(offer.signed, terms, model)
                 return check_offer(offer.deployment, offer.plan, model.plan_digest, owner)
             break
     raise RemoteProtocolError(f"{owner} offers a deployment that is not in the terms", peer=owner)

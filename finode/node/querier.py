@@ -41,8 +41,11 @@ from finode.errors import (
 from finode.identity import PeerId
 from finode.net.interface import Network
 from finode.node.answers import Answered, Clock, answer_of
-from finode.node.batches import SharedInput, filled, first_rows, is_row_wise, session_batch
+from finode.node.batches import SharedInput, check_inputs, filled, first_rows, is_row_wise, session_batch
 from finode.node.choices import COMPUTING, candidates, wanted_of
+from finode.node.contribution import Contribution
+from finode.node.cosigning import Cosigning
+from finode.node.feedback import AskedSession
 from finode.node.interface import (
     ProgressCallback,
     QueryAnswer,
@@ -71,6 +74,7 @@ from finode.wire.shares import (
     StartSession,
     Verdict,
 )
+from finode.wire.signed import Signed
 
 FAULT_POINTS = 20.0
 """What breaking the protocol costs a peer's standing here: three times in a row and it is not chosen any more."""
@@ -94,6 +98,8 @@ class QuerierRole:
         organization: str,
         sessions: SessionTable,
         own_candidate: Callable[[], Candidate | None],
+        cosigning: Cosigning,
+        contribution: Contribution,
         nursery: trio.Nursery,
         config: Config,
         log: FilteringBoundLogger,
@@ -102,6 +108,8 @@ class QuerierRole:
         self._organization = organization
         self._sessions = sessions
         self._own_candidate = own_candidate
+        self._cosigning = cosigning
+        self._contribution = contribution
         self._config = config
         self._log = log
         self._members = Members(network, config)
@@ -158,13 +166,16 @@ class QuerierRole:
     ) -> QueryAnswer:
         """Ask about all inputs, in as many sessions as they need, and put the answer together."""
         clock = Clock()
-        self._check_input(request)
+        check_inputs(request.inputs, request.vote, self.spec(request.service), self._config.querier.max_batch)
         results: list[Answered] = []
         left = request.inputs
         while len(left):
             part = replace(request, inputs=left[: self._config.querier.max_batch])
             results.append(await self._attempts(part, entry, progress, clock, deadline_s, reasons, bool(results)))
             left = left[len(results[-1].output.labels) :]
+        self._contribution.asked(
+            entry.id, tuple(AskedSession(one.session, one.committee.terms, len(one.output.labels)) for one in results)
+        )
         return answer_of(
             request.service,
             entry.id,
@@ -232,25 +243,6 @@ class QuerierRole:
         if verdict.fault in GONE | DELIBERATE:
             return excluded | {culprit}
         return excluded | {f"{COMPUTING}{culprit}"}
-
-    def _check_input(self, request: QueryRequest) -> None:
-        spec = self.spec(request.service)
-        expected = spec.input.shape
-        if request.inputs.ndim != len(expected) + 1 or request.inputs.shape[1:] != expected:
-            raise InputError(
-                f"service {request.service!r} takes inputs of shape {expected}, got {request.inputs.shape[1:]}"
-            )
-        if not len(request.inputs):
-            raise InputError("the query has no inputs")
-        if not np.isfinite(request.inputs).all():
-            raise InputError("the input has a NaN or an infinite value")
-        most = self._config.querier.max_batch
-        if len(request.inputs) > most and not is_row_wise(request.vote):
-            raise InputError(
-                f"{len(request.inputs)} inputs in one query: a {request.vote} vote looks at all of them together, and "
-                f"{most} are allowed",
-                hint="ask in smaller batches, or raise [querier] max_batch",
-            )
 
     def spec(self, service: str) -> ServiceSpec:
         """Return a service's spec as most records state it; raise `UnknownService`."""
@@ -418,9 +410,10 @@ class QuerierRole:
         began = time.monotonic()
         ticket = await supply.take(batch)
         clock.offline_s += time.monotonic() - began
+        order = self._cosigning.order(committee, session, ticket.serial, count)
         try:
-            with supply.in_use():
-                return await self._run(committee, supply, ticket, session, request.inputs[:count], tell, clock)
+            with supply.in_use(), self._cosigning.asking(committee, order, session):
+                return await self._run(committee, supply, ticket, order, session, request.inputs[:count], tell, clock)
         except BaseException:
             supply.give_up(ticket)
             raise
@@ -430,6 +423,7 @@ class QuerierRole:
         committee: SealedCommittee,
         supply: Supply,
         ticket: Ticket,
+        order: Signed,
         session: bytes,
         inputs: npt.NDArray[np.float64],
         tell: Callable[..., Awaitable[None]],
@@ -468,6 +462,7 @@ class QuerierRole:
                 serial=ticket.serial,
                 batch=batch,
                 input_bytes=sharing.input_bytes(terms.input_shape, batch),
+                order=order,
             )
             outputs[index], meters[index] = await self._members.compute(
                 terms.parties[index], start, partial(shared.piece, index), output_bytes, tell, story
@@ -490,6 +485,7 @@ class QuerierRole:
             verdict = Verdict(culprit=culprit, round=-1, fault=Fault.PROTOCOL, detail=error.message)
             raise VerdictReached(verdict) from error
         return Answered(
+            session,
             committee,
             first_rows(output, len(inputs)),
             tuple(meters[index] for index in sorted(meters)),

@@ -11,8 +11,9 @@ because a party that restarted has lost nothing but a file that the others still
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import trio
@@ -33,7 +34,9 @@ from finode.smpc.plan import Plan
 from finode.wire import canonical, preprocessing
 from finode.wire.committee import Terms
 from finode.wire.message import KIB, MIB
+from finode.wire.receipts import Order
 from finode.wire.shares import Fault, Verdict
+from finode.wire.signed import Signed
 
 BYTES_PER_VALUE = 64
 """No round of the engine opens more than this of one element: at most 45 comparisons of a 3x3 pooling window."""
@@ -270,16 +273,23 @@ class PartySeat:
         )
 
     async def run(
-        self, session: bytes, input_share: Buffer, bundle: PartyBundle, count: int, on_round: Callable[[int], None]
+        self,
+        session: bytes,
+        order: Signed,
+        input_share: Buffer,
+        bundle: PartyBundle,
+        on_round: Callable[[int, int], None],
     ) -> SeatRun:
         """Run one session whose inbox was joined before; the outcome's one part is the output share.
 
-        `count` of the batch's inputs are true ones. Where `outcome.more`, the caller must call `driver.rest` or
-        `driver.abandon`.
+        `order` is the querier's, checked: it says how many of the batch's inputs are true ones. The outcome's
+        transcript is keyed with what the parties alone know. Where `outcome.more`, the caller must call `driver.rest`
+        or `driver.abandon`.
         """
         self._check_ready()
         lane_set = await self.lanes()
         lanes = await lane_set.connect()
+        key = lane_set.transcript_key(session)
         driver = RunDriver(
             session,
             bundle.worker,
@@ -289,13 +299,15 @@ class PartySeat:
             self._config.session.round_timeout_s,
             on_round,
         )
-        zero_keys = {index: lane.zero_key(session) for index, lane in lanes.items()}
+        zero_keys = {index: lane.zero_key(session, order.body) for index, lane in lanes.items()}
+        count = canonical.decode(order.body, Order).count
         with self._store.using(self.deployments):
             outcome = await driver.drive(
                 {"kind": "run", "bundle": bundle.name, "zero_parties": list(zero_keys), "count": count},
                 [input_share, *zero_keys.values()],
                 keep_rest=True,
             )
+        outcome = replace(outcome, transcript=hmac.digest(key, outcome.transcript, "sha256"))
         program = program_of(self.terms, await self.plans(), bundle.batch)
         return SeatRun(outcome, driver, program, zero_keys, count)
 
@@ -305,5 +317,5 @@ class PartySeat:
             await self._lanes.close()
 
 
-def _ignore(round: int) -> None:
+def _ignore(round: int, bytes_sent: int) -> None:
     """Opening weights shows no progress of its own."""

@@ -109,10 +109,14 @@ def receipt_of(session: bytes, count: int) -> Receipt:
 class Filed:
     """Keeps what is filed."""
 
+    receipts: dict[bytes, Receipt]
     records: list[Record] = field(default_factory=list)
 
     async def file(self, record: Record) -> None:
         self.records.append(record)
+
+    def receipt_of(self, session: bytes) -> Receipt | None:
+        return self.receipts.get(session)
 
 
 @dataclass
@@ -167,12 +171,12 @@ async def world_in(tmp: Path) -> AsyncIterator[World]:
             network = await stack.enter_async_context(
                 world.federation.node(identity, f"org{index}", lambda: Offer(roles=(), capacity=1, engines=()))
             )
-            store, filed = ContributionStore(home), Filed()
+            store, filed = ContributionStore(home), Filed(world.receipts)
             openings = Openings(
                 network,
                 identity,
                 store,
-                world.receipts.get,
+                filed.receipt_of,
                 filed,
                 lambda sigma: lambda length: [sigma // 1000] * length,
                 lambda: world.now_ms,

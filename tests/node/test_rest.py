@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from finode.errors import InputError, LocalProtocolError, RemoteProtocolError
 from finode.identity import PeerId
 from finode.node import worker as worker_module
 from finode.node.channel import Buffer, Envelope
-from finode.node.driver import RunDriver, RunOutcome
+from finode.node.driver import RunDriver, RunOutcome, feedback_request
 from finode.node.inbox import Inbox
 from finode.node.tasks import together
 from finode.node.worker import Worker
@@ -101,11 +102,15 @@ def ready(tmp_path: Path, program: Program) -> list[Party]:
         inline = InlineWorker(worker)
         lane = MemoryLane(i, inboxes[1 - i], sent)
         driver = RunDriver(
-            b"r" * 16, cast(Any, inline), {1 - i: cast(Any, lane)}, inboxes[i], PARTIES, 5.0, rounds.append
+            b"r" * 16, cast(Any, inline), {1 - i: cast(Any, lane)}, inboxes[i], PARTIES, 5.0, _into(rounds)
         )
         request = {"kind": "run", "bundle": b"b", "zero_parties": [1 - i], "count": COUNT}
         parties.append(Party(worker, inline, driver, (request, [query[i], key]), rounds))
     return parties
+
+
+def _into(rounds: list[int]) -> Callable[[int, int], None]:
+    return lambda round, bytes_sent: rounds.append(round)
 
 
 def _handled(worker: Worker, header: dict[str, Any], *parts: Buffer) -> Envelope:
@@ -170,8 +175,8 @@ async def test_answer_then_statistics_then_feedback(tmp_path: Path) -> None:
     shares, key = share_labels(labels[:COUNT], 3, 2), fresh_seed()
 
     def feedback(i: int) -> Any:
-        return lambda: parties[i].driver.feedback(
-            "native", canonical.encode(program), i, COUNT, rests[i].parts[1], shares[i], {1 - i: key}
+        return lambda: parties[i].driver.drive(
+            *feedback_request("native", canonical.encode(program), i, COUNT, rests[i].parts[1], shares[i], {1 - i: key})
         )
 
     counts = await both([feedback(0), feedback(1)])
@@ -261,8 +266,10 @@ async def test_feedback_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (party, _) = ready(tmp_path, program_of())
 
     with pytest.raises(InputError, match="ballots of 3 inputs"):
-        await party.driver.feedback(
-            "native", canonical.encode(program_of()), 0, COUNT, b"", bytes(2 * COUNT), {1: fresh_seed()}
+        await party.driver.drive(
+            *feedback_request(
+                "native", canonical.encode(program_of()), 0, COUNT, b"", bytes(2 * COUNT), {1: fresh_seed()}
+            )
         )
 
     assert party.worker.runs == 0

@@ -12,7 +12,7 @@ import msgpack
 import finode.wire
 from finode.config import Role
 from finode.identity import Identity
-from finode.wire import committee, control, directory, preprocessing, receipts, session, shares
+from finode.wire import committee, control, cosigning, directory, preprocessing, receipts, session, shares
 from finode.wire.message import Message
 from finode.wire.signed import sign
 
@@ -160,14 +160,20 @@ EXAMPLES: tuple[Message, ...] = (
     committee.Sealed(committee=ID32),
     committee.Dissolve(committee=ID32, reason="done"),
     shares.OfferDeployment(
-        committee=ID32, deployment=ID32, version=ID32, plan=b"plan", share_bytes=8, share_digest=ID32
+        committee=ID32,
+        deployment=ID32,
+        version=ID32,
+        plan=b"plan",
+        share_bytes=8,
+        share_digest=ID32,
+        signed=sign(OWNER, DEPLOYMENT),
     ),
     shares.DeploymentWanted(deployment=ID32, wanted=True),
     shares.DeploymentStored(deployment=ID32),
     shares.WithdrawModel(version=ID32),
     shares.Prepare(committee=ID32, run=ID16),
     shares.Prepared(committee=ID32, bytes_sent=9, seconds=0.5, max_batch=64),
-    shares.StartSession(session=ID16, committee=ID32, serial=ID16, batch=2, input_bytes=16),
+    shares.StartSession(session=ID16, committee=ID32, serial=ID16, batch=2, input_bytes=16, order=sign(QUERIER, ORDER)),
     shares.SessionProgress(session=ID16, phase=shares.Phase.ROUNDS, done=1, total=2),
     shares.SessionResult(session=ID16, output_bytes=16, meter=shares.Meter(rounds=3, online_s=0.25)),
     shares.Failed(subject=ID16, verdict=VERDICT),
@@ -186,6 +192,21 @@ EXAMPLES: tuple[Message, ...] = (
         second=b"b",
         second_signature=bytes(64),
     ),
+    cosigning.AskReport(session=ID16, committee=ID32, serial=ID16),
+    cosigning.Report(
+        session=ID16,
+        ending=cosigning.Ending.ABORTED,
+        verdict=VERDICT,
+        work=RECEIPT.work[0],
+        transcript=ID32,
+        dealt=(32, 64),
+    ),
+    cosigning.AskSignature(body=RECEIPT.encode(), order=sign(QUERIER, ORDER), signatures=CO_SIGNATURES),
+    cosigning.Signature(session=ID16, body=b"", signature=bytes(64)),
+    cosigning.Decline(session=ID16, reason=cosigning.DeclineReason.DISAGREES, detail="another transcript"),
+    cosigning.Finished(
+        receipt=receipts.SignedReceipt(body=RECEIPT.encode(), order=sign(QUERIER, ORDER), signatures=CO_SIGNATURES)
+    ),
     preprocessing.RequestMasks(committee=ID32),
     preprocessing.Masks(committee=ID32, seeds=(ID32,)),
     preprocessing.Deal(committee=ID32, serial=ID16, batch=2),
@@ -194,8 +215,8 @@ EXAMPLES: tuple[Message, ...] = (
     preprocessing.BundleStored(serial=ID16),
     preprocessing.Spent(serial=ID16),
     preprocessing.Dealing(serial=ID16, batch=2),
-    session.JoinLane(committee=ID32, key=ID32),
-    session.LaneJoined(committee=ID32, key=ID32),
+    session.JoinLane(committee=ID32, key=ID32, contribution=ID32),
+    session.LaneJoined(committee=ID32, key=ID32, contribution=ID32),
 )
 
 

@@ -195,8 +195,8 @@ def test_a_message_cannot_be_changed(example: Message) -> None:
         preprocessing.OfferBundle(
             committee=bytes(32), serial=bytes(16), batch=1, ahead=True, seed=ID32, correction_bytes=0
         ),
-        JoinLane(committee=bytes(32), key=ID32),
-        LaneJoined(committee=bytes(32), key=ID32),
+        JoinLane(committee=bytes(32), key=ID32, contribution=ID32),
+        LaneJoined(committee=bytes(32), key=ID32, contribution=ID32),
     ],
 )
 def test_a_secret_is_not_shown(secret: Message) -> None:
