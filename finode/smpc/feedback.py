@@ -29,8 +29,8 @@ from finode.smpc.zero import zero_share
 
 def ballots_of(shares: BallotShares, count: int) -> bytes:
     """Return the bytes of the first `count` inputs' ballots."""
-    masks = shares.rho[:count].numpy().astype("<u2")
-    return ring.to_bytes(shares.turned[:, :count]) + masks.tobytes()
+    masks = shares.rho[:count].cpu().numpy().astype("<u2")
+    return ring.to_bytes(shares.turned[:, :count].cpu()) + masks.tobytes()
 
 
 def read_ballots(program: Program, ballots: Buffer, count: int) -> BallotShares:

@@ -177,7 +177,7 @@ def statistics_run(
         inputs = {**kept, PRESENT: (torch.arange(program.batch) < count).long()}
         kept.clear()
         handed: dict[str, Any] = {}
-        sums = (await circuit.run(session, materials, inputs, handed)).data
+        sums = (await circuit.run(session, materials, inputs, handed)).data.cpu()
         blinded = sums + zero_share(zero_keys, party_index, sums.numel(), "statistics")
         return StatisticsShare(ring.to_bytes(blinded), ballots_of(handed[circuit.kept[0]], count))
 

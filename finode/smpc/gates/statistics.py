@@ -171,7 +171,7 @@ class EqualParts(Local):
     models: int
 
     def linear(self, *inputs: Tensor) -> Tensor:
-        parts = torch.tensor([equal_part(n) for n in range(self.models + 1)])
+        parts = torch.tensor([equal_part(n) for n in range(self.models + 1)], device=inputs[0].device)
         return (inputs[0] * parts).sum(-1, keepdim=True)
 
 
@@ -219,7 +219,7 @@ class Ballots(Gate[BallotMaterial]):
 
         def turned() -> Tensor:
             padded = torch.nn.functional.pad(a, (0, self.places - classes))
-            order = ring.digit(rho[:, None] + torch.arange(self.places), 0, self._width)
+            order = ring.digit(rho[:, None] + torch.arange(self.places, device=rho.device), 0, self._width)
             return padded.gather(-1, order.expand(models, -1, -1))
 
         return BallotMaterial(
@@ -229,7 +229,7 @@ class Ballots(Gate[BallotMaterial]):
         )
 
     async def run(self, session: Session, material: BallotMaterial, *inputs: Tensor) -> BallotShares:
-        places, classes = torch.arange(self.places), torch.arange(self.shape[-1])
+        places, classes = (torch.arange(n, device=inputs[0].device) for n in (self.places, self.shape[-1]))
         entries = ring.digit(classes[:, None] - places, 0, self._width)
         turned = material.turned.clone()
         # One input at a time: a matrix of C x 2^m for each would be large where there are many classes.
