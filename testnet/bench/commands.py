@@ -21,7 +21,7 @@ from finode.testnet.commands import INTERRUPTED, run_async
 from finode.testnet.links import KINDS
 
 if TYPE_CHECKING:
-    from finode.testnet.bench.measure import Plan
+    from finode.testnet.bench.series import Plan
 
 _ENGINES = ("native", "crypten")
 _ALL = "all"
@@ -58,9 +58,9 @@ _ALL = "all"
 @click.option(
     "--budget",
     type=click.FloatRange(0),
-    default=20.0,
+    default=5.0,
     show_default=True,
-    help="Seconds of queries after which a row takes no further one; where the warm-up takes as long, that counts.",
+    help="A query that computes for more seconds than this is not repeated.",
 )
 @click.option("--cold/--no-cold", default=True, show_default=True, help="Measure queries on new committees, too.")
 @click.option(
@@ -91,7 +91,7 @@ def bench(
     it measures the figures that the engine is held to, CrypTen beside it, which takes about a quarter of an hour, and
     says which are met. Each figure is a median after a warm-up.
     """
-    from finode.testnet.bench.measure import Plan
+    from finode.testnet.bench.series import Plan
 
     if sum((quick, bool(sweeps), bool(model))) > 1:
         raise click.UsageError("give one of --quick, --sweep and --model")

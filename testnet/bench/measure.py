@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,38 +28,20 @@ from finode.daemon.plaintext import soft_vote
 from finode.errors import ConfigError, DaemonUnavailable, FinodeError
 from finode.testnet.bench import agreement, models
 from finode.testnet.bench.agreement import Agreement, Digits
-from finode.testnet.bench.federation import (
-    QUERY_DEADLINE_S,
-    Querier,
-    client_of,
-    topology_of,
-    wait_until_it_can_ask,
-)
+from finode.testnet.bench.federation import QUERY_DEADLINE_S, Querier, client_of, topology_of, wait_until_it_can_ask
 from finode.testnet.bench.quiet import busiest, wait_until_quiet
+from finode.testnet.bench.series import Asked, Plan, Series, ask_in_series, stream_per_s
 from finode.testnet.bench.work import Figures, Phases, Row, Work
 from finode.testnet.emulation import Emulation
 from finode.testnet.links import LinkTable, load_links
 from finode.testnet.network import Network, NodeState, describe_exit, first_error, log_hint, start
 
-STREAM_SECONDS: Final = 10.0
-"""A stream of queries is measured for so long at least, after its first answers."""
-STREAM_WIDTH: Final = 2
-"""Queries of a stream that are under way at once, so that one is dealt for while the other computes."""
 AGREEMENT_LINK: Final = "lan"
 AGREEMENT_PARTIES: Final = 2
+AGREEMENT_BUDGETS: Final = 6
+"""What a slow engine's digits may take, in budgets of one query."""
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How to measure: `repeats` queries for a median, fewer where a work's queries used up `budget_s`; the cold ones
-    too or not; with these `engines`, ask for digits and compare their classes."""
-
-    repeats: int = 5
-    budget_s: float = 20.0
-    cold: bool = True
-    agreement_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +52,7 @@ class Results:
     agreements: tuple[Agreement, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One query, how long it took as the client saw it, and what a link between parties carried meanwhile."""
-
-    answer: Answer
-    total_s: float
-    link_bytes: int | None = None
-
-    @property
-    def served_s(self) -> float:
-        """The time without agreeing on a committee and handing out weights."""
-        return self.total_s - self.answer.timings.negotiation_s - self.answer.timings.deployment_s
-
-
-async def _ask(client: Client, service: str, engine: str, inputs: Floats, check: Callable[[Answer], None]) -> _Asked:
+async def _ask(client: Client, service: str, engine: str, inputs: Floats, check: Callable[[Answer], None]) -> Asked:
     """Ask once, and have `check` look at the answer."""
     began = time.monotonic()
     wanted: Literal["native", "crypten"] = "crypten" if engine == "crypten" else "native"
@@ -93,7 +61,7 @@ async def _ask(client: Client, service: str, engine: str, inputs: Floats, check:
     if answer.engine != engine:
         raise ConfigError(f"the answer came from the engine {answer.engine!r}, not from {engine!r}")
     check(answer)
-    return _Asked(answer, total_s)
+    return Asked(answer, total_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +73,15 @@ class _Bench:
     plan: Plan
     on_step: Callable[[str], None]
 
-    async def series(self, ask: Callable[[], Awaitable[_Asked]]) -> tuple[_Asked, list[_Asked]]:
-        """Return a warm-up, and the queries that count: the warm-up itself where it took all the time there is."""
-        first = await ask()
-        if first.served_s >= self.plan.budget_s:
-            return first, [first]
-        counted: list[_Asked] = []
-        while len(counted) < self.plan.repeats and sum(each.served_s for each in counted) < self.plan.budget_s:
-            await wait_until_quiet(self.emulation, first.answer.timings.offline_s)
-            before = await self.emulation.traffic()
-            asked = await ask()
-            carried = busiest(self.network, before, await self.emulation.traffic())
-            counted.append(_Asked(asked.answer, asked.total_s, carried))
-        return first, counted
+    async def count_bytes(self, ask: Callable[[], Awaitable[Asked]]) -> Asked:
+        """Ask, and see what the links between parties carry meanwhile."""
+        before = await self.emulation.traffic()
+        asked = await ask()
+        return replace(asked, link_bytes=busiest(self.network, before, await self.emulation.traffic()))
+
+    async def settle(self, first: Asked) -> None:
+        """Wait until a pool, if there is one, is full again."""
+        await wait_until_quiet(self.emulation, first.answer.timings.offline_s)
 
 
 async def run(
@@ -195,46 +159,43 @@ async def _measure(bench: _Bench, work: Work, links: LinkTable) -> Figures:
             raise FinodeError("the benchmark asked for probabilities, and the answer has none")
         errors.append(float(np.abs(answer.probabilities - expected).max()))
 
-    async def series_of(querier: Querier) -> tuple[_Asked, list[_Asked]]:
+    async def measure(querier: Querier) -> tuple[Series, float | None]:
         async with client_of(bench.network, querier) as client:
             await wait_until_it_can_ask(client, work.service, work.models)
-            return await bench.series(partial(_ask, client, work.service, work.engine, inputs, check))
+            ask = partial(_ask, client, work.service, work.engine, inputs, check)
+            series = await ask_in_series(partial(bench.count_bytes, ask), bench.plan, bench.settle)
+            if querier is not Querier.STREAMING:
+                return series, None
+            if series.is_first_alone:  # whose bundle was dealt for it
+                return series, work.batch / series.first.served_s
+            return series, work.batch * await stream_per_s(ask)
 
-    first, asked = await series_of(Querier.STREAMING if work.sustained else Querier.KEEPING)
-    cold: list[_Asked] = []
+    series, sustained = await measure(Querier.STREAMING if work.sustained else Querier.KEEPING)
+    cold: tuple[Asked, ...] = ()
     if work.cold and bench.plan.cold:
-        cold = (await series_of(Querier.COLD))[1]
-    sustained: float | None = None
-    if work.sustained:
-        async with client_of(bench.network, Querier.STREAMING) as client:
-            await wait_until_it_can_ask(client, work.service, work.models)
-            sustained = await _stream(bench, partial(_ask, client, work.service, work.engine, inputs, check), work)
-    return _figures(bench.plan, work, links, first, asked, cold, sustained, max(errors))
+        cold = (await measure(Querier.COLD))[0].counted
+    return _figures(work, links, series, cold, sustained, max(errors))
 
 
 def _figures(
-    plan: Plan,
     work: Work,
     links: LinkTable,
-    first: _Asked,
-    asked: Sequence[_Asked],
-    cold: Sequence[_Asked],
+    series: Series,
+    cold: Sequence[Asked],
     sustained: float | None,
     max_error: float,
 ) -> Figures:
+    first, asked = series.first, series.counted
     answers = [each.answer for each in asked]
     online_s = median(answer.timings.online_s for answer in answers)
     rounds = round(median(answer.traffic.rounds for answer in answers))
     bytes_sent = round(median(max(answer.traffic.bytes_sent_per_party) for answer in answers))
     bundles = [answer.traffic.offline_bytes_per_party for answer in answers]
-    carried = [each.link_bytes for each in asked if each.link_bytes is not None]
-    notes = []
-    if asked[0] is first:
-        notes.append("one query, the first")
-    elif len(asked) < plan.repeats:
-        notes.append(f"{len(asked)} of {plan.repeats} queries")
-    if cold and len(cold) < plan.repeats:
-        notes.append(f"cold {len(cold)}")
+    # Of a first query the weights would count, too.
+    carried = [each.link_bytes for each in asked if each.link_bytes is not None and not series.is_first_alone]
+    note = "one query, the first" if series.is_first_alone else ""
+    if cold and len(cold) < len(asked):
+        note = "one cold query"
     return Figures(
         online_s=online_s,
         offline_s=median(answer.timings.offline_s for answer in answers),
@@ -254,7 +215,7 @@ def _figures(
         images_per_s=work.batch / online_s if online_s else 0.0,
         sustained_images_per_s=sustained,
         load=os.getloadavg()[0],
-        note=", ".join(notes),
+        note=note,
         phases=Phases.of(
             online_s,
             rounds=rounds,
@@ -264,29 +225,6 @@ def _figures(
             link=links.default,
         ),
     )
-
-
-async def _stream(bench: _Bench, ask: Callable[[], Awaitable[_Asked]], work: Work) -> float:
-    """Return images a second of queries without a pause between them, dealing included.
-
-    The first answer of each place in the stream does not count: it waited for weights, and found what had been dealt
-    while nobody asked. Where already one query takes all the time there is, that one is the figure.
-    """
-    first = await ask()
-    if first.served_s >= bench.plan.budget_s:
-        return work.batch / first.served_s
-    answered: list[float] = []
-
-    async def place() -> None:
-        while len(answered) <= 2 * STREAM_WIDTH or answered[-1] - answered[STREAM_WIDTH - 1] < STREAM_SECONDS:
-            await ask()
-            answered.append(time.monotonic())
-
-    async with first_error(), trio.open_nursery() as nursery:
-        for _ in range(STREAM_WIDTH):
-            nursery.start_soon(place)
-    counted = answered[STREAM_WIDTH - 1 :]
-    return (len(counted) - 1) * work.batch / (counted[-1] - counted[0])
 
 
 async def _agreement(bench: _Bench, digits: Digits, engine: str) -> Agreement:
@@ -302,8 +240,8 @@ async def _agreement(bench: _Bench, digits: Digits, engine: str) -> Agreement:
             bench.on_step(f"{done} of {total} digits, {engine}")
 
         def goes_on() -> bool:
-            # A native query costs little: the budget is for engines that would take many minutes.
-            return engine == "native" or sum(spent) < bench.plan.budget_s
+            # A native query costs little; an engine that would take many minutes for all is asked for some.
+            return engine == "native" or sum(spent) < AGREEMENT_BUDGETS * bench.plan.budget_s
 
         await wait_until_it_can_ask(client, Digits.SERVICE, len(digits.models))
         return await agreement.compare(digits, ask, goes_on, engine=engine, link=AGREEMENT_LINK, on_step=on_step)

@@ -163,7 +163,7 @@ def print_results(console: Console, results: Results) -> None:
     if found := outcomes(results):
         print_table(
             console,
-            "The figures that the native engine is held to, and CrypTen beside it; (n): of n queries instead of five",
+            "The figures that the native engine is held to, and CrypTen beside it; (1): of one query",
             ("work", "link", "target", "measured", "met", "CrypTen"),
             [(each.what, each.link, each.target, each.measured, _yes(each.met), each.crypten) for each in found],
         )

@@ -161,10 +161,11 @@ def _text(target: Target, row: Row | None) -> str:
 
 
 def _fewer(target: Target, figures: Figures) -> str:
-    """Mark a figure that is the median of fewer queries than the row was to have."""
-    if not figures.note or target.measure in ("bundle_last", "bundle_others"):
+    """Mark a figure that comes from one query, which was too slow to be repeated."""
+    if target.measure in ("bundle_last", "bundle_others"):
         return ""
-    return f" ({figures.cold_repeats if target.measure == 'cold_s' else figures.repeats})"
+    count = figures.cold_repeats if target.measure == "cold_s" else figures.repeats
+    return " (1)" if figures.note and count == 1 else ""
 
 
 def _met(target: Target, row: Row | None) -> bool | None:

@@ -88,7 +88,7 @@ class Phases:
 class Figures:
     """What one work took: medians over `repeats` queries on a kept committee, after a warm-up; seconds and bytes.
 
-    A query that takes long is repeated less often; where already the warm-up did, it is the figure, and `note` says so.
+    A query that takes long is not repeated: its warm-up is the figure, and `note` says so.
 
     online_s, offline_s    what the querier's daemon reports: computing, and waiting for correlated randomness
     total_s                from the client's call to its answer

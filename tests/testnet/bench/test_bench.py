@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from finode.testnet.bench import plots, report
 from finode.testnet.bench.commands import bench
-from finode.testnet.bench.measure import Plan, Results
+from finode.testnet.bench.measure import Results
+from finode.testnet.bench.series import Plan
 from finode.testnet.bench.work import SWEEPS, Row, Work, quick_preset, table_preset, with_engines
 
 
