@@ -38,6 +38,13 @@ _ALL = "all"
 )
 @click.option("--model", default="", help="Measure this model alone; --model help lists them.")
 @click.option("--models", type=click.IntRange(1, 16), default=1, show_default=True, help="How many of --model.")
+@click.option(
+    "--profile",
+    type=click.Choice(("latency", "throughput")),
+    default="latency",
+    show_default=True,
+    help="With --model; throughput measures a stream of queries, too.",
+)
 @click.option("--parties", type=click.IntRange(2, 16), default=2, show_default=True, help="With --model.")
 @click.option("--batch", type=click.IntRange(1, 4096), default=1, show_default=True, help="With --model.")
 @click.option(
@@ -75,6 +82,7 @@ def bench(
     sweeps: tuple[str, ...],
     model: str,
     models: int,
+    profile: str,
     parties: int,
     batch: int,
     links: tuple[str, ...],
@@ -101,7 +109,7 @@ def bench(
         require_matplotlib()
     groups: dict[str, tuple[Work, ...]]
     if model:
-        groups = {"": _single(model, models, parties, batch)}
+        groups = {"": _single(Work(model=model, models=models, parties=parties, batch=batch, profile=profile))}
     elif sweeps:
         groups = {name: SWEEPS[name]() for name in (SWEEPS if _ALL in sweeps else dict.fromkeys(sweeps))}
     else:
@@ -113,12 +121,11 @@ def bench(
     sys.exit(run_async(partial(_bench, groups, plan, directory, as_json), interrupted=INTERRUPTED))
 
 
-def _single(model: str, models: int, parties: int, batch: int) -> tuple[Work, ...]:
+def _single(work: Work) -> tuple[Work, ...]:
     from finode.testnet.bench.models import MODELS
 
-    if model not in MODELS:
-        raise click.BadParameter(f"{model!r} is none of {', '.join(MODELS)}", param_hint="--model")
-    work = Work(model=model, models=models, parties=parties, batch=batch)
+    if work.model not in MODELS:
+        raise click.BadParameter(f"{work.model!r} is none of {', '.join(MODELS)}", param_hint="--model")
     return tuple(replace(work, link=link) for link in ("lan", "continental"))
 
 
