@@ -24,6 +24,9 @@ _BAR_WIDTH: Final = 0.8
 _HEADROOM: Final = 6
 """Factor by which an axis goes beyond the largest value, so that the legend has a place of its own."""
 
+_LONG_AXIS: Final = 1000
+"""Factor from the bottom of an axis to its top from which powers of ten suffice to read it."""
+
 _Points = list[tuple[Any, Figures]]
 
 
@@ -62,8 +65,7 @@ def draw(sweep: str, rows: Sequence[Row], path: Path) -> None:
         if full:
             _explain_styles(axes, sweep, full, broken)
     for axes in (latency, traffic):
-        axes.set_yscale("log")
-        axes.set_ylim(top=axes.get_ylim()[1] * _HEADROOM)
+        _rise_in_decades(axes)
     rounds.set_ylim(bottom=0)
     handles, labels = latency.get_legend_handles_labels()
     if handles:
@@ -130,6 +132,19 @@ def _dress(axes: Any, sweep: str, rows: Sequence[Row], title: str) -> None:
         ticks = sorted({_rtt_ms(row) for row in rows})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
+
+
+def _rise_in_decades(axes: Any) -> None:
+    """Make the upright axis logarithmic, with plain numbers; a short one has 2 and 5 between its powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top * _HEADROOM)
+    steps = (1.0,) if top * _HEADROOM / bottom > _LONG_AXIS else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=steps))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _explain_styles(axes: Any, sweep: str, full: str, broken: str) -> None:
