@@ -120,7 +120,7 @@ def share_input(
 def output_shape(program: Program | AnswerSpec) -> tuple[int, ...]:
     """Return the shape of the output: one row per input, of all classes, of (label, value), or of the label."""
     columns = {"probabilities": program.classes, "top1": 2, "label": 1}
-    return (program.batch, columns[program.reveal])
+    return (program.answers, columns[program.reveal])
 
 
 def output_bytes(program: Program | AnswerSpec) -> int:
