@@ -17,8 +17,8 @@ models, beside the softmax of the inputs, which takes 9 rounds:
 **The root** is a function of straight pieces between the squares of `knots_of`. Its chord between a^2 and b^2 lies
 below the root by at most (b - a)^2 / (4 (a + b)). For a, b = h j (j +- 1) / 2 that is h / 4, whatever j is: so knots
 at the triangular numbers keep the error of a distance within [-h / 4, 0] up to `TRIANGULAR` of them, and beyond, where
-they grow by a constant factor, within 0.7%. What all models have in common cancels out of the weights. gamma / A is a factor
-of the public slopes and costs nothing.
+they grow by a constant factor, within 0.7%. What all models have in common cancels out of the weights. gamma / A is a
+factor of the public slopes and costs nothing.
 
 Source: the test-time augmentation of FedSEI (arXiv 2603.02214); its protocol here is this project's.
 """

@@ -36,9 +36,10 @@ Floats = npt.NDArray[np.float64]
 class Program:
     """What a session computes, the same for all of its parties and for the dealer.
 
-    `vote` is "soft", "hard", "entropy", "spectral" or "weighted", which alone has public `vote_weights`, one per model
-    and of any size, or "augmented", which alone has `copies` of each input beside it in the batch (augmentation.py)
-    and `gamma`, in units of 2^-8; `reveal` is "probabilities", "top1" or "label" (the values of the terms' enums).
+    `vote` is "soft", "hard", "entropy", "spectral", "prior" (for models with counts, counts.py), or "weighted", which
+    alone has public `vote_weights`, one per model and of any size, or "augmented", which alone has `copies` of each
+    input beside it in the batch (augmentation.py) and `gamma`, in units of 2^-8. `reveal` is "probabilities", "top1"
+    or "label" (the values of the terms' enums).
     """
 
     plans: tuple[Plan, ...]

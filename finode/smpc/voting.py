@@ -9,6 +9,8 @@
                       models' confidences max_j p_kj over the batch, plus 2^-RIDGE_BITS times the identity
     augmented  17     per input w_k proportional to exp(gamma d_k), d_k how far the logits of the input's augmented
                       copies lie from its own, on average (augmentation.py)
+    prior      12     per class w_kc proportional to the training samples of the class, of probabilities without the
+                      prior that those gave the model (prior.py); the one vote whose scores do not add up to 1
 
 Rounds after the models', up to the revealed probabilities, for 2 to 32 classes; 4 more for each further level of a
 tournament. The label, or the label with its value, takes the rounds of its `ArgMax` instead of the last one.
@@ -33,7 +35,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finode.errors import InputError
-from finode.smpc import augmentation
+from finode.smpc import augmentation, prior
 from finode.smpc.circuit import CircuitBuilder
 from finode.smpc.engine import Program
 from finode.smpc.gates.base import Gate
@@ -69,7 +71,7 @@ from finode.smpc.gates.votes import (
 )
 from finode.smpc.material import Shape
 
-VOTES = ("soft", "hard", "weighted", "entropy", "spectral", "augmented")
+VOTES = ("soft", "hard", "weighted", "entropy", "spectral", "augmented", "prior")
 RIDGE_BITS = 8
 """M is the covariance plus 2^-8: small beside the variance of confidences that say anything (0.1 squared and more)."""
 SQUARINGS = 3
@@ -140,6 +142,8 @@ class Voting:
                 return self._entropy(lanes)
             case "augmented":
                 return self._augmented(lanes)
+            case "prior":
+                return self._prior(lanes)
             case _:
                 return self._spectral(lanes)
 
@@ -227,6 +231,24 @@ class Voting:
         weights = augmentation.add_weights(self._builder, self._program, rows)
         votes = self._add("votes", Multiply((models, batch, classes), (models, batch, 1)), p, weights)
         return self._probability(self._add("sum", SumModels(), votes), _SHARE_BITS + augmentation.WEIGHT_BITS)
+
+    def _prior(self, lanes: list[Logits]) -> Tally:
+        models, batch, classes = self._models, self._batch, self._classes
+        corrected, counts, done = [], [], 0
+        for i, lane in enumerate(lanes):
+            members = tuple(self._order[done : done + lane.shape[0]])
+            done += len(members)
+            counts.append(self._builder.add(f"lane{i}/counts", prior.LogCounts(members)))
+            gate = prior.LessPrior(lane.point - self._f)
+            name = self._builder.add(f"lane{i}/corrected", gate, lane.name, counts[-1])
+            corrected.append(replace(lane, name=name, range_bits=prior.corrected_range_bits(lane.range_bits)))
+        joined = self._add("join", Join(), *self._probabilities(corrected))
+        if models == 1:
+            return self._probability(self._add("sum", SumModels(), joined), PROBABILITY_BITS)
+        p = self._add("digits", Truncate((models, batch, classes), PROBABILITY_BITS - _SHARE_BITS), joined)
+        weights = prior.add_weights(self._builder, self._program, counts)
+        votes = self._add("votes", Multiply((models, batch, classes), (models, 1, classes)), p, weights)
+        return self._probability(self._add("sum", SumModels(), votes), _SHARE_BITS + prior.WEIGHT_BITS)
 
     def _entropy(self, lanes: list[Logits]) -> Tally:
         models, batch, classes = self._models, self._batch, self._classes
