@@ -144,6 +144,28 @@ class FederationSection(Section):
     )
     trust: Trust = Field(default=Trust.ROSTER, description='"roster", or "open": anybody may join')
     roster: str = Field(default="roster.toml", description="the file of accepted peers, relative to the home")
+    scheme: Literal["equal", "final_agreement", "entropy", "dawid_skene", "labelled"] = Field(
+        default="dawid_skene", description="how the owners' part of a price is split between the models"
+    )
+    owners_part: int = Field(default=700, ge=0, le=1000, description="of a price, for the owners, per mille")
+    parties_part: int = Field(default=200, ge=0, le=1000, description="of a price, for the parties, per mille")
+    dealer_part: int = Field(default=100, ge=0, le=1000, description="of a price, for the dealer, per mille")
+    epoch_s: int = Field(default=86400, ge=1, le=366 * 86400, description="length of an epoch; counted from 1970")
+    min_queries: int = Field(
+        default=50, ge=1, description="inputs of an epoch below which no sums of votes are opened: they carry over"
+    )
+    noise: float = Field(
+        default=0.0, ge=0, le=1e6, description="deviation of the noise added to the sums on shares; 0: none"
+    )
+    credit_limit: int = Field(
+        default=1_000_000_000, ge=0, description="micro-credits that an organization may owe before owners refuse it"
+    )
+
+    @model_validator(mode="after")
+    def _parts_add_up(self) -> FederationSection:
+        if (total := self.owners_part + self.parties_part + self.dealer_part) != 1000:
+            raise ValueError(f"owners_part, parties_part and dealer_part add up to {total}, they must make 1000")
+        return self
 
 
 class OwnerSection(Section):
@@ -212,6 +234,8 @@ class QuerierSection(Section):
         default=64, ge=1, le=4096, description="most inputs of one session; more are asked in several"
     )
     quota: int = Field(default=256, ge=1, description="inputs that may be asked on one committee")
+    price: int = Field(default=1000, ge=0, description="micro-credits offered per input, or what is asked if more")
+    max_price: int = Field(default=1_000_000, ge=0, description="most micro-credits to offer per input")
     exclude: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="peer ids or organizations never to choose"
     )

@@ -17,15 +17,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from finode.committee.matching import Seating, seat
 from finode.committee.organizations import organization_key
-from finode.config import Role
+from finode.config import FederationSection, Role
 from finode.errors import CommitteeError, TooFewParties, UnknownService
 from finode.identity import PeerId
-from finode.wire.committee import ModelTerm, Reveal, Terms, Vote
+from finode.wire.committee import ModelTerm, Reveal, RewardTerms, Terms, Vote
 from finode.wire.directory import MAX_MODELS, DeploymentRef, ModelOffer, NodeRecord, ServiceSpec
 
 RTT_STEP_MS = 5.0
@@ -103,6 +103,8 @@ class Request:
     session_timeout_s: int = 120
     lifetime_ms: int = 600_000
     min_models: int = 1
+    rewards: RewardTerms = field(default_factory=lambda: RewardTerms.of(FederationSection(), 1000))
+    max_price: int = 1_000_000
     exclude: frozenset[str] = frozenset()
     minimum_standing: float = -50.0
     self_party: bool = False
@@ -131,7 +133,11 @@ class Selection:
     kept: int
 
     def terms(self, request: Request, *, now_ms: int, nonce: bytes) -> Terms:
-        """Return the terms that this selection proposes. Every party gets the price that the dearest one asks."""
+        """Return the terms that this selection proposes. Every party gets the price that the dearest one asks.
+
+        Raises `CommitteeError` when more is asked than the request allows.
+        """
+        party_price, dealer_price = max(party.party_price for party in self.parties), self.dealer.dealer_price
         return Terms(
             federation=request.federation,
             service=request.service,
@@ -149,13 +155,30 @@ class Selection:
             reveal=request.reveal,
             max_batch=request.max_batch,
             quota=request.quota,
-            party_price=max(party.party_price for party in self.parties),
-            dealer_price=self.dealer.dealer_price,
+            party_price=party_price,
+            dealer_price=dealer_price,
+            rewards=self._rewards(request, party_price, dealer_price),
             session_timeout_s=request.session_timeout_s,
             created_ms=now_ms,
             expires_ms=now_ms + request.lifetime_ms,
             nonce=nonce,
         )
+
+    def _rewards(self, request: Request, party_price: int, dealer_price: int) -> RewardTerms:
+        asked = (sum(model.price for model in self.models), len(self.parties), party_price, dealer_price)
+        least = request.rewards.least_price(*asked)
+        if least is None:
+            raise CommitteeError(
+                "a member asks a price for a role that gets no part of it in this federation",
+                hint="compare [federation] owners_part, parties_part and dealer_part with the prices asked",
+            )
+        price = max(request.rewards.price, least)
+        if price > max(request.max_price, request.rewards.price):
+            raise CommitteeError(
+                f"the members ask {price} micro-credits per input, {request.max_price} are offered at most",
+                hint="raise [querier] max_price",
+            )
+        return replace(request.rewards, price=price)
 
 
 @dataclass(slots=True)

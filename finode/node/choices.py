@@ -10,7 +10,7 @@ from finode.errors import InputError
 from finode.identity import PeerId
 from finode.net.interface import Network
 from finode.node.interface import QueryRequest
-from finode.wire.committee import Reveal, Vote
+from finode.wire.committee import Reveal, RewardTerms, Vote
 
 COMPUTING = "computing:"
 """Before a peer id among the excluded: not as party or dealer, but its models still count."""
@@ -40,6 +40,8 @@ def wanted_of(
         session_timeout_s=max(1, round(settings.deadline_s)),
         lifetime_ms=round(settings.committee_lifetime_s * 1000),
         min_models=settings.min_models,
+        rewards=RewardTerms.of(config.federation, settings.price),
+        max_price=settings.max_price,
         profile=settings.profile,
         self_party=settings.self_party,
         exclude=exclude | frozenset(settings.exclude),

@@ -185,6 +185,128 @@ class SessionView:
     outcome: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkView:
+    """What one member of a session did, as all of them signed. `role` is party or dealer."""
+
+    peer: str
+    organization: str
+    role: str
+    rounds: int
+    bytes_sent: int
+    bundle_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUseView:
+    """A model that a session ran. `signed`: the ledger has its owner's signature of the deployment."""
+
+    version: str
+    owner: str
+    organization: str
+    deployment: str
+    signed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptView:
+    """One receipt of the ledger. `price` is micro-credits for all inputs; `withheld` names who did not sign.
+
+    `settled`: the owners' part is paid out; until the sums of its epoch are opened it is pending.
+    """
+
+    id: str
+    session: str
+    committee: str
+    sealed: str
+    service: str
+    querier: str
+    organization: str
+    parties: tuple[str, ...]
+    dealer: str
+    models: tuple[ModelUseView, ...]
+    engine: str
+    vote: str
+    reveal: str
+    count: int
+    epoch: int
+    started: float
+    ended: float
+    outcome: str
+    verdict: str
+    work: tuple[WorkView, ...]
+    transcript: str
+    price: int
+    scheme: str
+    signers: tuple[str, ...]
+    withheld: tuple[str, ...]
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceView:
+    """What one organization paid and earned, in micro-credits; `balance` is what it earned less what it paid."""
+
+    organization: str
+    peers: tuple[str, ...]
+    balance: int
+    paid: int
+    as_owner: int
+    as_party: int
+    as_dealer: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardsView:
+    """Balances of all organizations, of all epochs or of one. What was paid in is what was paid out and is pending.
+
+    `digest` is the hash of all balances by peer: equal on nodes that have the same receipts.
+    """
+
+    epoch: int | None
+    epochs: tuple[int, ...]
+    receipts: int
+    statements: int
+    paid_in: int
+    paid_out: int
+    pending: int
+    schemes: dict[str, int]
+    balances: tuple[BalanceView, ...]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedView:
+    """One amount of one organization and where it comes from."""
+
+    receipt: str
+    session: str
+    epoch: int
+    role: str
+    amount: int
+    scheme: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplanationView:
+    """Why an organization has its balance: every amount, by receipt; the amounts add up to the balance."""
+
+    organization: str
+    balance: int
+    amounts: tuple[ExplainedView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackView:
+    """That labels were taken for a session; `labelled` of its inputs had one."""
+
+    session: str
+    count: int
+    labelled: int
+
+
 ProgressCallback = Callable[[QueryProgress], Awaitable[None]]
 
 
@@ -212,3 +334,26 @@ class NodeService(Protocol):
 
     async def reload(self) -> None:
         """Read the roster and the model registry again; what was removed is withdrawn, what is new is announced."""
+
+
+class LedgerService(Protocol):
+    """What a running node does for its API with receipts and rewards. All errors are `FinodeError`s."""
+
+    def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
+        """Return the ledger's receipts, the latest first."""
+
+    def receipt(self, id: str) -> ReceiptView:
+        """Return the one receipt whose id or session begins with `id`; raise `InputError` for none or several."""
+
+    async def export_receipts(self, epoch: int | None = None) -> bytes:
+        """Return receipts, deployments, statements and proofs as a file that `finode receipts verify` reads."""
+
+    async def rewards(self, epoch: int | None = None) -> RewardsView:
+        """Return the balances that follow from the ledger."""
+
+    async def explain(self, organization: str, epoch: int | None = None) -> ExplanationView:
+        """Return why an organization (or a peer) has its balance; raise `InputError` for one that has none."""
+
+    async def feedback(self, session: str, labels: tuple[int, ...]) -> FeedbackView:
+        """Share labels of a session that this node asked, -1 for an input without one; raise `InputError` or
+        `PeerRefused` when the session is unknown or its votes are not kept any more."""

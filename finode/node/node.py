@@ -53,6 +53,7 @@ from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
 from finode.node.views import model_view
 from finode.smpc.engines import available_engines, engines_for
+from finode.wire.committee import RewardTerms
 from finode.wire.directory import ServiceSpec
 
 SWEEP_S = 10.0
@@ -330,6 +331,7 @@ async def serve_node(
                 max_batch=config.party.max_batch,
                 party_price=config.party.price,
                 dealer_price=config.dealer.price,
+                rewards=RewardTerms.of(config.federation, 0),
                 storage_full=holdings.store.is_full(),
                 shutting_down=reception.stopping,
                 holds=frozenset(entry.id for entry in holdings.store.all()) | dealer.plans.kept(),

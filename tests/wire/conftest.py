@@ -12,7 +12,7 @@ import msgpack
 import finode.wire
 from finode.config import Role
 from finode.identity import Identity
-from finode.wire import committee, control, directory, preprocessing, session, shares
+from finode.wire import committee, control, directory, preprocessing, receipts, session, shares
 from finode.wire.message import Message
 from finode.wire.signed import sign
 
@@ -45,6 +45,17 @@ RECORD = directory.NodeRecord(
     issued_ms=1000,
     expires_ms=2000,
 )
+REWARDS = committee.RewardTerms(
+    price=1000,
+    owners=700,
+    parties=200,
+    dealer=100,
+    scheme=committee.Scheme.DAWID_SKENE,
+    epoch_s=3600,
+    min_queries=50,
+    sigma_milli=0,
+    credit_limit=1_000_000,
+)
 TERMS = committee.Terms(
     federation="test",
     service=SPEC.name,
@@ -64,6 +75,7 @@ TERMS = committee.Terms(
     quota=128,
     party_price=1,
     dealer_price=2,
+    rewards=REWARDS,
     session_timeout_s=60,
     created_ms=1000,
     expires_ms=2000,
@@ -72,6 +84,64 @@ TERMS = committee.Terms(
 ACCEPT = committee.Accept(committee=TERMS.committee_id(), peer=FIRST.peer_id, holds=(bytes(32),))
 ID16, ID32 = bytes(range(16)), bytes(range(32))
 VERDICT = shares.Verdict(culprit=FIRST.peer_id, round=3, fault=shares.Fault.TIMEOUT, detail="no frame")
+USE = receipts.ModelUse(version=ID32, owner=OWNER.peer_id, deployment=ID32)
+ORDER = receipts.Order(session=ID16, committee=TERMS.committee_id(), serial=ID16, count=2, created_ms=1500)
+RECEIPT = receipts.Receipt(
+    federation="test",
+    session=ID16,
+    committee=TERMS.committee_id(),
+    sealed=ID32,
+    querier=QUERIER.peer_id,
+    parties=TERMS.parties,
+    dealer=DEALER.peer_id,
+    models=(USE,),
+    service=SPEC.name,
+    engine="native",
+    vote=committee.Vote.SOFT,
+    reveal=committee.Reveal.TOP1,
+    classes=2,
+    count=2,
+    serial=ID16,
+    rewards=REWARDS,
+    started_ms=1500,
+    ended_ms=1600,
+    outcome=receipts.Outcome.ANSWERED,
+    verdict=None,
+    work=tuple(
+        receipts.Work(peer=peer, rounds=20, bytes_sent=64, bundle_bytes=32, milliseconds=80)
+        for peer in (*TERMS.parties, DEALER.peer_id)
+    ),
+    transcript=ID32,
+)
+STATEMENT = receipts.EpochStatement(
+    federation="test",
+    kind=receipts.StatementKind.LABELS,
+    epoch=3,
+    models=(USE,),
+    parties=TERMS.parties,
+    dealer=DEALER.peer_id,
+    vote=committee.Vote.SOFT,
+    classes=2,
+    sessions=(ID16,),
+    samples=64,
+    sigma_milli=0,
+    correct=(60,),
+)
+DEPLOYMENT = receipts.Deployment(
+    federation="test",
+    deployment=ID32,
+    version=ID32,
+    plan_digest=ID32,
+    owner=OWNER.peer_id,
+    parties=TERMS.parties,
+    dealer=DEALER.peer_id,
+    engine="native",
+    fractional_bits=16,
+    signed_ms=1500,
+)
+CO_SIGNATURES = tuple(
+    receipts.CoSignature(peer=peer, signature=bytes(64)) for peer in sorted((FIRST.peer_id, SECOND.peer_id))
+)
 
 EXAMPLES: tuple[Message, ...] = (
     control.Hello(federation="test", versions=(1,), agent="finode/0.1.0"),
@@ -102,6 +172,20 @@ EXAMPLES: tuple[Message, ...] = (
     shares.SessionResult(session=ID16, output_bytes=16, meter=shares.Meter(rounds=3, online_s=0.25)),
     shares.Failed(subject=ID16, verdict=VERDICT),
     shares.HandOut(committee=ID32),
+    ORDER,
+    RECEIPT,
+    receipts.SignedReceipt(body=RECEIPT.encode(), order=sign(QUERIER, ORDER), signatures=CO_SIGNATURES),
+    DEPLOYMENT,
+    STATEMENT,
+    receipts.SignedStatement(body=STATEMENT.encode(), signatures=CO_SIGNATURES),
+    receipts.Equivocation(
+        signer=FIRST.peer_id,
+        of_statements=False,
+        first=b"a",
+        first_signature=bytes(64),
+        second=b"b",
+        second_signature=bytes(64),
+    ),
     preprocessing.RequestMasks(committee=ID32),
     preprocessing.Masks(committee=ID32, seeds=(ID32,)),
     preprocessing.Deal(committee=ID32, serial=ID16, batch=2),

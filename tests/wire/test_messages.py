@@ -25,6 +25,7 @@ from tests.wire.conftest import (
     OWNER,
     QUERIER,
     RECORD,
+    REWARDS,
     SECOND,
     SPEC,
     TERMS,
@@ -240,6 +241,7 @@ def test_the_committees_id_covers_every_field_of_the_terms() -> None:
         "service_digest": bytes(32),
         "nonce": bytes([1] * 16),
         "fractional_bits": 15,
+        "rewards": dataclasses.replace(REWARDS, price=1001),
     }
     for field in dataclasses.fields(TERMS):
         value = getattr(TERMS, field.name)

@@ -1,0 +1,21 @@
+"""Where a role hands in what it signed or was given: the ledger's door."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from finode.wire.receipts import Equivocation, SignedReceipt, SignedStatement
+from finode.wire.signed import Signed
+
+Record = SignedReceipt | SignedStatement | Equivocation | Signed
+"""What the ledger takes; a `Signed` is an owner's `Deployment`."""
+
+
+class Filing(Protocol):
+    """Takes records into the ledger and tells the federation."""
+
+    async def file(self, record: Record) -> None:
+        """Verify a record, keep it, and gossip it if it brought anything new.
+
+        Raises `BadSignature` or `MalformedMessage` for one that is not true, `StorageFull` when it cannot be kept.
+        """
