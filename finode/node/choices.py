@@ -13,6 +13,7 @@ from finode.identity import PeerId
 from finode.net.interface import Network
 from finode.node.interface import QueryRequest
 from finode.smpc.engine import AnswerSpec
+from finode.smpc.engines import CRYPTEN, NATIVE
 from finode.wire.committee import GAMMA_BITS, MAX_COPIES, MAX_GAMMA, Reveal, RewardTerms, Terms, Vote
 
 COMPUTING = "computing:"
@@ -55,6 +56,9 @@ def wanted_of(
 def _vote_of(request: QueryRequest, config: Config, vote: Vote) -> dict[str, Any]:
     """Return the fields of a `Request` that belong to one vote alone; raise `InputError` if they do not fit it."""
     settings = config.querier
+    engine = request.engine or settings.engine
+    if engine == CRYPTEN and vote not in (Vote.SOFT, Vote.HARD):
+        raise InputError(f"the engine {engine} has no {vote} vote", hint=f"ask with the engine {NATIVE}")
     if (request.weights is not None) != (vote is Vote.WEIGHTED):
         raise InputError(f"a {vote} vote {'needs' if vote is Vote.WEIGHTED else 'takes no'} weights")
     if vote is not Vote.AUGMENTED:

@@ -40,7 +40,7 @@ def augmented(makers: list[PlanMaker], rows: Floats, copies: int, gamma: float) 
     return answer
 
 
-@pytest.mark.parametrize("parties", [2, 3, 5])
+@pytest.mark.parametrize("parties", [2, 3, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("copies", "gamma"), [(1, -1.0), (3, -2.5), (4, 0.5), (2, 0.0)])
 def test_stable_models_count_more(copies: int, gamma: float, parties: int) -> None:
     makers, rows = mixed(), with_copies(inputs(3), copies)

@@ -42,7 +42,7 @@ def scores(makers: Sequence[PlanMaker], counts: Sequence[Sequence[int]], x: Floa
     return (n * p).sum(0) / n.sum(0)
 
 
-@pytest.mark.parametrize("parties", [2, 3, 5])
+@pytest.mark.parametrize("parties", [2, 3, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batch", [1, 6])
 def test_a_prior_vote_is_what_it_says(batch: int, parties: int) -> None:
     makers, x = mixed(), inputs(batch)
