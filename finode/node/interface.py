@@ -6,7 +6,7 @@ All ids are lower-case hex strings here, peers are peer ids, times are UTC secon
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +18,11 @@ from finode.wire.directory import InputSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryRequest:
-    """One query. `inputs` is (batch, *shape) float64, finite. `None` takes the node's own setting."""
+    """One query. `inputs` is (batch, *shape) float64, finite. `None` takes the node's own setting.
+
+    `weights`, for the vote `weighted` alone, are by an owner's organization, by the first digits of a model's version,
+    or of all others by "*". `copies` and `gamma` are for the vote `augmented` alone.
+    """
 
     service: str
     inputs: npt.NDArray[np.float64] = field(repr=False)
@@ -27,6 +31,9 @@ class QueryRequest:
     reveal: str = "probabilities"
     deadline_s: float | None = None
     engine: str | None = None
+    weights: Mapping[str, float] | None = None
+    copies: int | None = None
+    gamma: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

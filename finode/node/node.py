@@ -52,6 +52,7 @@ from finode.node.reception import Reception
 from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
 from finode.node.views import model_view
+from finode.smpc.counts import has_counts
 from finode.smpc.engines import available_engines, engines_for
 from finode.wire.committee import RewardTerms
 from finode.wire.directory import ServiceSpec
@@ -79,6 +80,7 @@ class _Offering:
                     input_shape=entry.service.input.shape,
                     price=entry.price,
                     engines=engines_for(entry.plan),
+                    counts=has_counts(entry.plan),
                 )
                 for version, entry in self.entries.items()
             }
