@@ -255,6 +255,19 @@ class QuerierSection(Section):
         default="latency", description="latency: few rounds; throughput: fewer bytes, for streams of large batches"
     )
     min_models: int = Field(default=1, ge=1, description="fewest models an answer may come from")
+    copies: int = Field(default=3, ge=1, le=15, description="copies of each input in an augmented vote")
+    gamma: float = Field(
+        default=-1.0,
+        ge=-16,
+        le=16,
+        description="an augmented vote weighs a model by exp(gamma times its mean distance)",
+    )
+    noise: float = Field(
+        default=0.1, ge=0, le=10, description="of the copies, in standard deviations of the input's own values"
+    )
+    flip: bool = Field(
+        default=True, description="make one copy of an image its mirror image; not where that means something else"
+    )
     engine: Literal["native", "crypten"] = Field(
         default="native", description="engine that computes the answers; crypten is there to compare with"
     )

@@ -58,6 +58,7 @@ from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
 from finode.node.signing_book import SigningBook
 from finode.node.views import model_view
+from finode.smpc.counts import has_counts
 from finode.smpc.engines import available_engines, engines_for
 from finode.wire.committee import RewardTerms
 from finode.wire.directory import ServiceSpec
@@ -85,6 +86,7 @@ class _Offering:
                     input_shape=entry.service.input.shape,
                     price=entry.price,
                     engines=engines_for(entry.plan),
+                    counts=has_counts(entry.plan),
                 )
                 for version, entry in self.entries.items()
             }

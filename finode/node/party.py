@@ -189,7 +189,7 @@ class PartyRole:
         The stream stays open as long as the bundle is here: the dealer that is lost before it is taken takes it along.
         """
         terms = sealed.terms
-        if stream.peer != terms.dealer or not 1 <= offer.batch <= terms.max_batch:
+        if stream.peer != terms.dealer or not terms.foresees(offer.batch):
             raise RemoteProtocolError(f"{stream.peer} offers a bundle that the terms do not foresee", peer=stream.peer)
         seat = self.seat(sealed)
         async with self._pool.acquire(READY_TIMEOUT_S) as worker:
@@ -273,7 +273,7 @@ class PartyRole:
         """Run one session for the querier; raise `VerdictReached` when it ends early."""
         terms, seat = sealed.terms, self.seat(sealed)
         expected = input_share_bytes(terms, start.batch)
-        if start.batch > terms.max_batch or start.input_bytes != expected:
+        if not terms.foresees(start.batch) or start.input_bytes != expected:
             raise RemoteProtocolError(
                 f"{stream.peer} announces {start.input_bytes} bytes for {start.batch} inputs, {expected} are due",
                 peer=stream.peer,

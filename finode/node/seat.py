@@ -53,6 +53,9 @@ def program_of(terms: Terms, plans: tuple[Plan, ...], batch: int) -> Program:
         vote=terms.vote.value,
         reveal=terms.reveal.value,
         profile=terms.profile,
+        vote_weights=terms.vote_weights,
+        copies=terms.copies,
+        gamma=terms.gamma,
         statistics=terms.engine == "native",
     )
 
@@ -158,15 +161,18 @@ class PartySeat:
         return self._lanes
 
     async def max_batch(self, worker: WorkerProcess) -> int:
-        """Return the most inputs of one session that fit into the memory which this node gives to one; at least 1."""
+        """Return the most inputs of one session that fit into the memory which this node gives to one; at least 1.
+
+        An input of an augmented vote comes with its copies, which count."""
         if not self._max_batch:
-            program = program_of(self.terms, await self.plans(), 1)
+            unit = 1 + self.terms.copies
+            program = program_of(self.terms, await self.plans(), unit)
             reply = await worker.request(
                 {"kind": "sizes", "engine": self.terms.engine, "program": canonical.encode(program)}
             )
             limit_bytes = self._config.party.session_memory_mb * MIB
-            fitting = limit_bytes // max(1, reply.header["memory_bytes"])
-            self._max_batch = max(1, min(self.terms.max_batch, fitting))
+            fitting = unit * (limit_bytes // max(1, reply.header["memory_bytes"]))
+            self._max_batch = max(unit, min(self.terms.max_batch, fitting))
         return self._max_batch
 
     async def begin_bundle(self, name: bytes, batch: int, seed: bytes, worker: WorkerProcess) -> tuple[int, int]:

@@ -24,6 +24,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from finode.smpc.augmentation import Originals
 from finode.smpc.circuit import Circuit, CircuitBuilder
 from finode.smpc.engine import Program
 from finode.smpc.gates.base import Gate
@@ -71,6 +72,7 @@ def with_statistics(
     """
     rest = _Rest(answer)
     statistics = _Statistics(rest, program, order)
+    lanes = [statistics.inputs_of(logits, f"lane{i}") for i, logits in enumerate(lanes)]
     votes, label = statistics.votes(lanes), statistics.label(output)
     sums, ballots = statistics.sums(votes, label, statistics.entropy(lanes))
     circuit = rest.build(sums, ballots)
@@ -104,10 +106,17 @@ class _Statistics:
         self._program = program
         self._order = tuple(order)
         self._f = program.fractional_bits
-        self._models, self._batch, self._classes = program.models, program.batch, program.classes
+        self._models, self._batch, self._classes = program.models, program.answers, program.classes
 
     def _bits(self, logits: Logits) -> int:
         return self._f + logits.range_bits + 1
+
+    def inputs_of(self, logits: Logits, lane: str) -> Logits:
+        """Return the logits of the inputs themselves, without those of their copies."""
+        if not self._program.copies:
+            return logits
+        name = self._add(f"{lane}/originals", Originals(self._program.copies), logits.name)
+        return replace(logits, name=name, shape=(logits.shape[0], self._batch, self._classes))
 
     def _distance(self, logits: Logits, lane: str) -> str:
         gate = Distance(logits.shape, logits.point - self._f, self._bits(logits))

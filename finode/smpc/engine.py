@@ -38,8 +38,10 @@ Floats = npt.NDArray[np.float64]
 class Program:
     """What a session computes, the same for all of its parties and for the dealer.
 
-    `vote` is "soft", "hard", "entropy", "spectral" or "weighted", which alone has public `vote_weights`, one per model
-    and of any size; `reveal` is "probabilities", "top1" or "label" (the values of the terms' enums).
+    `vote` is "soft", "hard", "entropy", "spectral", "prior" (for models with counts, counts.py), or "weighted", which
+    alone has public `vote_weights`, one per model and of any size, or "augmented", which alone has `copies` of each
+    input beside it in the batch (augmentation.py) and `gamma`, in units of 2^-8. `reveal` is "probabilities", "top1"
+    or "label" (the values of the terms' enums).
     """
 
     plans: tuple[Plan, ...]
@@ -51,8 +53,15 @@ class Program:
     reveal: str
     profile: str = "latency"
     vote_weights: tuple[int, ...] = ()
+    copies: int = 0
+    gamma: int = 0
     statistics: bool = False
     """Whether a run goes on, after the answer, with the statistics of its models (`Finished.rest`)."""
+
+    @property
+    def answers(self) -> int:
+        """Rows of the answer: those of the batch that are no copies."""
+        return self.batch // (1 + self.copies)
 
     @property
     def classes(self) -> int:
@@ -74,6 +83,12 @@ class AnswerSpec:
     fractional_bits: int
     vote: str
     reveal: str
+    copies: int = 0
+
+    @property
+    def answers(self) -> int:
+        """Rows of the answer: those of the batch that are no copies."""
+        return self.batch // (1 + self.copies)
 
 
 @dataclass(frozen=True, slots=True)

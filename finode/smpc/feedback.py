@@ -53,8 +53,8 @@ def feedback_run(
     count: int,
 ) -> Run:
     """Return the run whose value is this party's share of the K counts of correct votes, as bytes."""
-    if not 1 <= count <= program.batch:
-        raise LocalError(f"{count} labels for a batch of {program.batch}")
+    if not 1 <= count <= program.answers:
+        raise LocalError(f"{count} labels for a batch that answers {program.answers}")
     given = memoryview(label_share).cast("B")
     if len(given) != label_bytes(count):
         raise InputError(f"the label share has {len(given)} bytes instead of {label_bytes(count)}")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from finode.errors import InputError, ModelError
+from finode.smpc import augmentation, prior
 from finode.smpc.circuit import Circuit, CircuitBuilder
 from finode.smpc.contribution import with_statistics
 from finode.smpc.engine import Program
@@ -81,6 +82,8 @@ def _check(program: Program) -> None:
         raise InputError(f"a {program.vote} vote of {len(plans)} models with {len(program.vote_weights)} weights")
     if program.vote not in VOTES or program.reveal not in ("probabilities", "top1", "label"):
         raise InputError(f"unknown vote {program.vote!r} or reveal {program.reveal!r}")
+    augmentation.check(program)
+    prior.check(program)
     for plan in plans:
         if plan.range_bits < 1 or 2 * program.fractional_bits + plan.range_bits > HEADROOM_BITS:
             raise ModelError(

@@ -127,9 +127,9 @@ class NativeEngine:
             raise LocalError("the bundle was prepared by another engine")
         program, party_index = prepared.program, prepared.party_index
         check_zero_keys(zero_keys, party_index, program.parties)
-        count = program.batch if count is None else count
-        if not 1 <= count <= program.batch:
-            raise LocalError(f"{count} true inputs in a batch of {program.batch}")
+        count = program.answers if count is None else count
+        if not 1 <= count <= program.answers:
+            raise LocalError(f"{count} true inputs in a batch that answers {program.answers}")
         expected = sharing.input_bytes(program.plans[0], program.batch)
         if len(memoryview(input_share).cast("B")) != expected:
             raise InputError(f"the input share has {len(input_share)} bytes instead of {expected}")
@@ -174,7 +174,7 @@ def statistics_run(
 
     async def body(session: Session) -> StatisticsShare:
         circuit, materials = prepared.take_rest()
-        inputs = {**kept, PRESENT: (torch.arange(program.batch) < count).long()}
+        inputs = {**kept, PRESENT: (torch.arange(program.answers) < count).long()}
         kept.clear()
         handed: dict[str, Any] = {}
         sums = (await circuit.run(session, materials, inputs, handed)).data.cpu()

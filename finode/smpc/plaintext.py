@@ -32,7 +32,7 @@ def run_plain_statistics(
         raise InputError("the program has no statistics")
     kept: dict[str, Tensor] = {}
     circuit.plain(secrets, inputs, kept)
-    present = (torch.arange(program.batch) < count).long()
+    present = (torch.arange(program.answers) < count).long()
     elements: npt.NDArray[np.int64] = circuit.rest.plain(secrets, {**kept, PRESENT: present}).numpy()
     return elements
 

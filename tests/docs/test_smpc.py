@@ -41,6 +41,7 @@ def test_the_table_of_statistics_is_what_runs_cost() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_gates_is_what_the_code_gives() -> None:
+    from finode.smpc.augmentation import SquaredNorm, root
     from finode.smpc.circuit import Circuit, Node
     from finode.smpc.gates import spline
     from finode.smpc.gates.base import Gate
@@ -78,6 +79,8 @@ def test_the_table_of_gates_is_what_the_code_gives() -> None:
         "largest of 10, one row": ArgMax(rows, f, bits, Winners.ONE_HOT),
         "softmax over 10, one row": Softmax(rows, f, f, bits),
         "log-softmax over 10, one row": LogSoftmax(rows, f, f, bits),
+        "squared norm of 10, one row": SquaredNorm(rows),
+        "root of a squared norm of 10, one row": PiecewiseLinear(many, 20, 41, root(28, -1.0)),
     }
     found = {}
     for name, gate in gates.items():

@@ -35,6 +35,7 @@ from finode.node.node import Holdings, Node, open_holdings, serve_node
 from finode.node.pool import WorkerPool
 from finode.node.secret import NodeSecret
 from finode.node.worker import Worker, engines
+from finode.smpc.counts import with_counts
 from finode.smpc.plan import INPUT, Op, Plan, Step, WeightSpec
 from finode.wire.directory import InputSpec, ServiceSpec
 from finode.wire.receipts import Order, Receipt, SignedReceipt, SignedStatement
@@ -232,21 +233,23 @@ def config_of(home: Path, organization: str, roles: Sequence[str], **sections: d
 async def federation_of(
     root: Path, layout: dict[str, dict[str, Any]]
 ) -> AsyncIterator[tuple[MemoryFederation, dict[str, Member]]]:
-    """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], section: {...}}."""
+    """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], "counts": {seed: (...)},
+    section: {...}}."""
     federation = MemoryFederation()
     members: dict[str, Member] = {}
     async with AsyncExitStack() as stack:
         for organization, what in layout.items():
             roles, seeds = what.get("roles", ["party"]), what.get("models", [])
-            sections = {name: values for name, values in what.items() if name not in ("roles", "models")}
+            sections = {name: values for name, values in what.items() if name not in ("roles", "models", "counts")}
             home = root / organization
             home.mkdir()
             entries = []
             for seed in seeds:
                 plan = toy_plan()
-                imported = ImportedModel(
-                    plan=plan, weights=toy_weights(plan, seed), operators=("Gemm", "Relu"), origins={}
-                )
+                weights = toy_weights(plan, seed)
+                if "counts" in what:
+                    plan, weights = with_counts(plan, weights, what["counts"][seed])
+                imported = ImportedModel(plan=plan, weights=weights, operators=("Gemm", "Relu"), origins={})
                 entries.append(Registry(home).add(imported, SERVICE, 0))
             config = config_of(home, organization, roles, **sections)
             identity = Identity.generate()

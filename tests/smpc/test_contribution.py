@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from finode.errors import InputError, LocalError, LocalProtocolError
 from finode.smpc import ring, sharing
 from finode.smpc import session as session_module
 from finode.smpc.circuit import Circuit, Node
+from finode.smpc.counts import with_counts
 from finode.smpc.engine import Exchange, Output, Program
 from finode.smpc.gates.linear import Mask
 from finode.smpc.gates.statistics import Agreement, Ballots, Flat, JointVotes
@@ -25,6 +26,7 @@ from finode.smpc.lowering import lower
 from finode.smpc.material import Bundle
 from finode.smpc.native import NativeEngine
 from finode.smpc.plaintext import run_plain_statistics
+from finode.smpc.plan import Plan
 from finode.smpc.randomness import fresh_seed
 from finode.smpc.session import Cost, Run
 from finode.smpc.share import Share
@@ -137,6 +139,40 @@ def test_statistics_are_what_they_say_after_every_vote(vote: str, rounds: int, r
     check(session, probabilities(makers, x))
     assert session.rest.costs[0].rounds == rounds
     assert [len(share) for share in session.sums] == [statistics_bytes(3, 10)] * 2
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_copies_of_inputs_are_not_counted(copies: int) -> None:
+    makers, originals = mixed(), inputs(4)
+    x = np.repeat(originals, 1 + copies, axis=0)
+    x += np.random.default_rng(copies).normal(scale=0.05, size=x.shape)
+    x[:: 1 + copies] = originals
+    gamma = {"gamma": -256, "copies": copies}
+    program = models.program_of(makers, batch=len(x), vote="augmented", statistics=True, **gamma)
+
+    session = run(program, makers, x, 3)
+
+    check(session, probabilities(makers, originals))
+
+
+class Counted:
+    """A model with training counts."""
+
+    def __init__(self, maker: PlanMaker, counts: list[int]) -> None:
+        self._plan, self.weights = with_counts(maker.plan(), maker.weights, counts)
+
+    def plan(self) -> Plan:
+        return self._plan
+
+
+def test_a_prior_vote_changes_no_models_own_votes() -> None:
+    makers, x = mixed(), inputs(4)
+    counted = [cast(PlanMaker, Counted(maker, list(range(k, 10 + k)))) for k, maker in enumerate(makers)]
+    program = models.program_of(counted, batch=4, vote="prior", statistics=True)
+
+    session = run(program, counted, x)
+
+    check(session, probabilities(makers, x))
 
 
 @pytest.mark.parametrize("parties", [2, 3, 5])
@@ -344,7 +380,7 @@ def test_feedback_of_what_does_not_fit_is_refused() -> None:
         engine.feedback(program, 0, ballots, b"ab", keys, count=2)
     with pytest.raises(InputError, match="ballots of 1 inputs"):
         engine.feedback(program, 0, ballots, b"ab", keys, count=1)
-    with pytest.raises(LocalError, match="3 labels for a batch of 2"):
+    with pytest.raises(LocalError, match="3 labels for a batch that answers 2"):
         engine.feedback(program, 0, ballots, b"abcdef", keys, count=3)
     with pytest.raises(LocalError, match="zero-sharing keys"):
         engine.feedback(program, 0, ballots, b"abcd", {}, count=2)

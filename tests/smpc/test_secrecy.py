@@ -85,7 +85,7 @@ def test_the_dealer_is_given_nothing_but_the_public_program_and_its_own_secret()
     assert list(inspect.signature(DealerWeights.__init__).parameters) == ["self", "plans", "mask_seeds"]
     assert set(Program.__slots__) == {
         "plans", "deployments", "parties", "batch", "fractional_bits", "vote", "vote_weights", "reveal", "profile",
-        "statistics",
+        "copies", "gamma", "statistics",
     }  # fmt: skip
 
 

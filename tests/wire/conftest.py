@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -81,6 +82,8 @@ TERMS = committee.Terms(
     expires_ms=2000,
     nonce=bytes(16),
 )
+WEIGHTED = replace(TERMS, vote=committee.Vote.WEIGHTED, vote_weights=(3,))
+AUGMENTED = replace(TERMS, vote=committee.Vote.AUGMENTED, copies=3, gamma=-256)
 ACCEPT = committee.Accept(committee=TERMS.committee_id(), peer=FIRST.peer_id, holds=(bytes(32),))
 ID16, ID32 = bytes(range(16)), bytes(range(32))
 VERDICT = shares.Verdict(culprit=FIRST.peer_id, round=3, fault=shares.Fault.TIMEOUT, detail="no frame")
@@ -153,6 +156,8 @@ EXAMPLES: tuple[Message, ...] = (
     directory.DirectoryRecords(records=(sign(OWNER, RECORD),), wanted=(FIRST.peer_id,)),
     TERMS,
     committee.Propose(terms=TERMS),
+    committee.Propose(terms=WEIGHTED),
+    committee.Propose(terms=AUGMENTED),
     ACCEPT,
     committee.Accepted(accept=sign(FIRST, ACCEPT)),
     committee.Refuse(committee=ID32, reason=committee.RefusalReason.BUSY, subject="4", detail="4 sessions run"),
