@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
 
 
 class InlineWorker:
-    """Answers requests with the real worker's code, in this process."""
+    """Answers requests with the real worker's code, in this process. `spoil` may change a reply's header, or raise."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -90,6 +91,7 @@ class InlineWorker:
         self.died = trio.Event()
         self.requests: list[dict[str, Any]] = []
         self.hold: trio.Event | None = None
+        self.spoil: Callable[[dict[str, Any]], None] | None = None
 
     async def request(
         self, header: dict[str, Any], parts: Sequence[Buffer] = (), *, timeout_s: float = 60.0
@@ -106,6 +108,8 @@ class InlineWorker:
             if cls is RemoteProtocolError:
                 raise RemoteProtocolError(reply.header["message"], peer=reply.header["peer"])
             raise cls(reply.header["message"])
+        if self.spoil is not None:
+            self.spoil(reply.header)
         return reply
 
     async def post(self, header: dict[str, Any]) -> None:
@@ -216,9 +220,12 @@ def config_of(home: Path, organization: str, roles: Sequence[str], **sections: d
 
 @asynccontextmanager
 async def federation_of(
-    root: Path, layout: dict[str, dict[str, Any]]
+    root: Path, layout: dict[str, dict[str, Any]], identities: Mapping[str, Identity] = MappingProxyType({})
 ) -> AsyncIterator[tuple[MemoryFederation, dict[str, Member]]]:
-    """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], section: {...}}."""
+    """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], section: {...}}.
+
+    With the `identities` of an earlier run on the same `root`, its nodes start again.
+    """
     federation = MemoryFederation()
     members: dict[str, Member] = {}
     async with AsyncExitStack() as stack:
@@ -226,7 +233,7 @@ async def federation_of(
             roles, seeds = what.get("roles", ["party"]), what.get("models", [])
             sections = {name: values for name, values in what.items() if name not in ("roles", "models")}
             home = root / organization
-            home.mkdir()
+            home.mkdir(exist_ok=True)
             entries = []
             for seed in seeds:
                 plan = toy_plan()
@@ -235,7 +242,7 @@ async def federation_of(
                 )
                 entries.append(Registry(home).add(imported, SERVICE, 0))
             config = config_of(home, organization, roles, **sections)
-            identity = Identity.generate()
+            identity = identities.get(organization) or Identity.generate()
             holdings, pool = open_holdings(config), InlinePool()
             network = await stack.enter_async_context(federation.node(identity, organization, holdings.offer))
             secret = NodeSecret(identity.seed())
