@@ -349,9 +349,12 @@ class Reception:
         """The stream's first message says who it is for: members of a committee about a session that ended."""
         timeout_s = self._config.session.answer_timeout_s
         message = await stream.receive(AskReport, AskSignature, Finished, timeout_s=timeout_s)
-        match message:
-            case AskReport() | AskSignature() | Finished():
-                with self._cancellable():
+        if self.stopping:
+            await stream.close()
+            return
+        with self._cancellable():
+            match message:
+                case AskReport() | AskSignature() | Finished():
                     await self._cosigning.answer(stream, message)
 
     # /finode/contribution/1

@@ -90,6 +90,8 @@ class Sealing:
             work=receipt.work,
             transcript=receipt.transcript,
         )
+        if receipt.verdict is not None and receipt.verdict.culprit not in ("", *self.terms.members(), receipt.querier):
+            return f"it blames {receipt.verdict.culprit}, which is no member"
         wrong = [one.name for one in fields(Receipt) if getattr(receipt, one.name) != getattr(expected, one.name)]
         return f"its {wrong[0]} does not follow from the terms and the order" if wrong else ""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
 
 
 class InlineWorker:
-    """Answers requests with the real worker's code, in this process."""
+    """Answers requests with the real worker's code, in this process. `spoil` may change a reply's header, or raise."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -98,6 +99,7 @@ class InlineWorker:
         self.died = trio.Event()
         self.requests: list[dict[str, Any]] = []
         self.hold: trio.Event | None = None
+        self.spoil: Callable[[dict[str, Any]], None] | None = None
 
     async def request(
         self, header: dict[str, Any], parts: Sequence[Buffer] = (), *, timeout_s: float = 60.0
@@ -114,6 +116,8 @@ class InlineWorker:
             if cls is RemoteProtocolError:
                 raise RemoteProtocolError(reply.header["message"], peer=reply.header["peer"])
             raise cls(reply.header["message"])
+        if self.spoil is not None:
+            self.spoil(reply.header)
         return reply
 
     async def post(self, header: dict[str, Any]) -> None:
@@ -231,10 +235,13 @@ def config_of(home: Path, organization: str, roles: Sequence[str], **sections: d
 
 @asynccontextmanager
 async def federation_of(
-    root: Path, layout: dict[str, dict[str, Any]]
+    root: Path, layout: dict[str, dict[str, Any]], identities: Mapping[str, Identity] = MappingProxyType({})
 ) -> AsyncIterator[tuple[MemoryFederation, dict[str, Member]]]:
     """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], "counts": {seed: (...)},
-    section: {...}}."""
+    section: {...}}.
+
+    With the `identities` of an earlier run on the same `root`, its nodes start again.
+    """
     federation = MemoryFederation()
     members: dict[str, Member] = {}
     async with AsyncExitStack() as stack:
@@ -242,7 +249,7 @@ async def federation_of(
             roles, seeds = what.get("roles", ["party"]), what.get("models", [])
             sections = {name: values for name, values in what.items() if name not in ("roles", "models", "counts")}
             home = root / organization
-            home.mkdir()
+            home.mkdir(exist_ok=True)
             entries = []
             for seed in seeds:
                 plan = toy_plan()
@@ -252,7 +259,7 @@ async def federation_of(
                 imported = ImportedModel(plan=plan, weights=weights, operators=("Gemm", "Relu"), origins={})
                 entries.append(Registry(home).add(imported, SERVICE, 0))
             config = config_of(home, organization, roles, **sections)
-            identity = Identity.generate()
+            identity = identities.get(organization) or Identity.generate()
             holdings, pool = open_holdings(config), InlinePool()
             network = await stack.enter_async_context(federation.node(identity, organization, holdings.offer))
             secret = NodeSecret(identity.seed())
