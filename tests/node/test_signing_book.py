@@ -12,7 +12,7 @@ from finode.node.signing_book import FILE_NAME, SIGNED_KEPT_MS, WITNESS_KEPT_MS,
 from finode.node.witness import DealerWitness, PartyWitness, QuerierWitness, Sealing
 from finode.wire.receipts import Receipt
 from finode.wire.signed import Signed, co_sign
-from tests.wire.conftest import FIRST, ID16, ID32, ORDER, OWNER, QUERIER, RECEIPT, TERMS, sign
+from tests.wire.conftest import FIRST, ID16, ID32, ORDER, OWNER, QUERIER, RECEIPT, TERMS
 
 SEALING = Sealing(terms=TERMS, sealed=ID32)
 PARTY = PartyWitness(
