@@ -30,14 +30,25 @@ from finode.config import Config, Role
 from finode.net import directory as records
 from finode.net.standing import GRAYLIST, LOWEST, RECOVERY_PER_HOUR, PeerFault
 from finode.node.verdicts import BLAMELESS, WORDS
-from finode.wire import committee, control, directory, message, preprocessing, receipts, session, shares, signed
+from finode.wire import (
+    committee,
+    control,
+    directory,
+    message,
+    preprocessing,
+    receipts,
+    reconciliation,
+    session,
+    shares,
+    signed,
+)
 from finode.wire.committee import RefusalReason
 from finode.wire.message import HEADER, KIB, MIB, Message
 from finode.wire.shares import Fault
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "docs" / "protocol.md", ROOT / "docs" / "operate.md")
-WIRE: tuple[ModuleType, ...] = (control, directory, committee, shares, preprocessing, session, receipts)
+WIRE: tuple[ModuleType, ...] = (control, directory, committee, shares, preprocessing, session, receipts, reconciliation)
 _BLOCK = re.compile(r"(<!-- generated: (?P<name>[\w./-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # What a person may want to know of a refusal beyond its name. A reason that is missing here fails the generation.

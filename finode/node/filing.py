@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from finode.wire.receipts import Equivocation, SignedReceipt, SignedStatement
-from finode.wire.signed import Signed
-
-Record = SignedReceipt | SignedStatement | Equivocation | Signed
-"""What the ledger takes; a `Signed` is an owner's `Deployment`."""
+from finode.ledger.envelopes import Record as Record
 
 
 class Filing(Protocol):
