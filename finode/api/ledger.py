@@ -1,11 +1,11 @@
 """Receipts and rewards under /finode/v1: what the ledger holds, what follows from it, and labels that come later.
 
-    GET  /finode/v1/receipts?epoch=&limit=                the latest first
-    GET  /finode/v1/receipts/{id}                         one; its id, its session, or the first digits of either
-    GET  /finode/v1/receipts/export?epoch=                a file for `finode receipts verify`, application/octet-stream
-    GET  /finode/v1/rewards?epoch=                        balances of all organizations
-    GET  /finode/v1/rewards/{organization}?epoch=         why one of them has its balance, amount by amount
-    POST /finode/v1/feedback {"session", "labels"}        labels of a session's inputs, -1 for one without
+GET  /finode/v1/receipts?epoch=&limit=                the latest first
+GET  /finode/v1/receipts/{id}                         one; its id, its session, or the first digits of either
+GET  /finode/v1/receipts/export?epoch=                a file for `finode receipts verify`, application/octet-stream
+GET  /finode/v1/rewards?epoch=                        balances of all organizations
+GET  /finode/v1/rewards/{organization}?epoch=         why one of them has its balance, amount by amount
+POST /finode/v1/feedback {"session", "labels"}        labels of a session's inputs, -1 for one without
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def ledger_routes(service: LedgerService, *, max_body_bytes: int) -> APIRouter:
 
     @routes.get("/receipts")
     async def receipts(epoch: Epoch = None, limit: Limit = 100) -> Response:
-        return _json({"receipts": service.receipts(epoch, limit)})
+        return _json({"receipts": await service.receipts(epoch, limit)})
 
     # Before the route of one receipt, which would take "export" for an id.
     @routes.get("/receipts/export")
@@ -51,7 +51,7 @@ def ledger_routes(service: LedgerService, *, max_body_bytes: int) -> APIRouter:
 
     @routes.get("/receipts/{id}")
     async def receipt(id: str) -> Response:
-        return _json(service.receipt(id))
+        return _json(await service.receipt(id))
 
     @routes.get("/rewards")
     async def rewards(epoch: Epoch = None) -> Response:

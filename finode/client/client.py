@@ -12,7 +12,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -28,6 +29,7 @@ from finode.errors import (
     ConfigError,
     DaemonUnavailable,
     FinodeError,
+    InputError,
     PeerRefused,
     RemoteError,
     SessionAborted,
@@ -186,9 +188,11 @@ class Client:
     async def receipt(self, id: str) -> ReceiptView:
         """Return one receipt by its id or its session, or the first digits of either.
 
-        Raises `UnknownRecord` if there is none, `InputError` if there are several.
+        Raises `UnknownRecord` if there is none, `InputError` if there are several or these are no digits of an id.
         """
-        return convert(await self._request("GET", f"/finode/v1/receipts/{quote(id, safe='')}"), ReceiptView)
+        if not re.fullmatch("[0-9a-fA-F]{1,64}", id):
+            raise InputError(f"{id!r} is no id of a receipt or a session", hint="an id is hexadecimal digits")
+        return convert(await self._request("GET", f"/finode/v1/receipts/{id.lower()}"), ReceiptView)
 
     async def export_receipts(self, epoch: int | None = None) -> bytes:
         """Return the ledger's records, of one epoch or all, as a file that `finode receipts verify` reads."""
@@ -209,7 +213,7 @@ class Client:
         path = f"/finode/v1/rewards/{quote(organization, safe='')}"
         return convert(await self._request("GET", path, query={"epoch": epoch}), ExplanationView)
 
-    async def feedback(self, session: str, labels: Sequence[int]) -> FeedbackView:
+    async def feedback(self, session: str, labels: Iterable[int]) -> FeedbackView:
         """Share the true labels (indices of classes, -1 for an input without one) of a session that this node asked.
 
         Raises `InputError` or `PeerRefused` if the session is unknown, or its votes are not kept any more.

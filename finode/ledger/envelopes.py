@@ -51,7 +51,7 @@ _CLASSES: Mapping[RecordKind, type[Record]] = MappingProxyType(
         RecordKind.EQUIVOCATION: Equivocation,
     }
 )
-_LIMITS: Mapping[RecordKind, int] = MappingProxyType(
+LIMITS: Mapping[RecordKind, int] = MappingProxyType(
     {
         RecordKind.DEPLOYMENT: Deployment.limit + 256,
         RecordKind.RECEIPT: SignedReceipt.limit,
@@ -81,7 +81,7 @@ def envelope(record: Record) -> Envelope:
 
 def open_envelope(envelope: Envelope) -> Record:
     """Return the record of an envelope; raise `MalformedMessage`. Nothing of it is checked yet."""
-    check(len(envelope.data) <= _LIMITS[envelope.kind], f"the {envelope.kind} is too large")
+    check(len(envelope.data) <= LIMITS[envelope.kind], f"the {envelope.kind} is too large")
     return canonical.decode(envelope.data, _CLASSES[envelope.kind])
 
 

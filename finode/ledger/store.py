@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finode.errors import ConfigError, FinodeError, InputError, StorageFull, WireError
+from finode.errors import ConfigError, FinodeError, InputError, StorageFull, UnknownRecord, WireError
 from finode.identity import PeerId
 from finode.ledger.elements import Elements, hash_of, key_of
 from finode.ledger.envelopes import Place, envelope, place_of, recall
@@ -226,7 +226,7 @@ class Ledger:
     def receipt(self, prefix: str) -> VerifiedReceipt:
         """Return the one receipt whose id, or whose session, begins with the hex digits `prefix`.
 
-        Raises `InputError` for none or several.
+        Raises `UnknownRecord` for none, `InputError` for several.
         """
         low, high = _span(prefix)
         rows = self._read(
@@ -235,9 +235,10 @@ class Ledger:
             "BETWEEN ?3 AND ?4)) LIMIT 2",
             (low, high, *((low[:16], high[:16]) if len(prefix) <= 32 else (b"", b""))),
         )
-        if len(rows) != 1:
-            many = "several receipts match" if rows else "no receipt matches"
-            raise InputError(f"{many} {prefix!r}", hint="give more digits of its id or session; see `finode receipts`")
+        if not rows:
+            raise UnknownRecord(f"no receipt or session begins with {prefix!r}", hint="see `finode receipts list`")
+        if len(rows) > 1:
+            raise InputError(f"several receipts match {prefix!r}", hint="give more digits of an id or a session")
         return self._recall_as(VerifiedReceipt, RecordKind.RECEIPT, rows[0])
 
     def statements(self) -> tuple[VerifiedStatement, ...]:

@@ -313,10 +313,10 @@ ProgressCallback = Callable[[QueryProgress], Awaitable[None]]
 class LedgerService(Protocol):
     """What a running node does for its API with receipts and rewards. All errors are `FinodeError`s."""
 
-    def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
+    async def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
         """Return the ledger's receipts, the latest first."""
 
-    def receipt(self, id: str) -> ReceiptView:
+    async def receipt(self, id: str) -> ReceiptView:
         """Return the one receipt whose id or session begins with `id`.
 
         Raises `UnknownRecord` if there is none, `InputError` if there are several.

@@ -25,23 +25,30 @@ from finode.committee.rules import MemberView
 from finode.config import Config, Role
 from finode.errors import ConfigError, PeerRefused
 from finode.identity import Identity, PeerId
+from finode.ledger.store import FILE_NAME, Ledger
 from finode.models.registry import ModelEntry, Registry
 from finode.net.directory import Offer
 from finode.net.host import open_network
 from finode.net.interface import Network
+from finode.node.balances import Balances
 from finode.node.dealer import DealerRole
 from finode.node.deployments import DeploymentStore
 from finode.node.interface import (
+    ExplanationView,
+    FeedbackView,
     ModelView,
     OfferView,
     PeerView,
     ProgressCallback,
     QueryAnswer,
     QueryRequest,
+    ReceiptView,
+    RewardsView,
     ServiceView,
     SessionView,
     StatusView,
 )
+from finode.node.ledger_desk import LedgerDesk
 from finode.node.negotiator import now_ms
 from finode.node.owner import OwnerRole
 from finode.node.party import PartyRole
@@ -106,6 +113,7 @@ class Node:
         owner: OwnerRole,
         querier: QuerierRole,
         desk: Desk,
+        ledger: LedgerDesk,
         organization: str,
         log: FilteringBoundLogger,
     ) -> None:
@@ -118,6 +126,7 @@ class Node:
         self._sessions = sessions
         self._owner = owner
         self._querier = querier
+        self._ledger = ledger
         self._organization = organization
         self._log = log
         self._began = time.monotonic()
@@ -234,6 +243,24 @@ class Node:
     def sessions(self) -> tuple[SessionView, ...]:
         return self._sessions.views()
 
+    async def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
+        return await self._ledger.receipts(epoch, limit)
+
+    async def receipt(self, id: str) -> ReceiptView:
+        return await self._ledger.receipt(id)
+
+    async def export_receipts(self, epoch: int | None = None) -> bytes:
+        return await self._ledger.export_receipts(epoch)
+
+    async def rewards(self, epoch: int | None = None) -> RewardsView:
+        return await self._ledger.rewards(epoch)
+
+    async def explain(self, organization: str, epoch: int | None = None) -> ExplanationView:
+        return await self._ledger.explain(organization, epoch)
+
+    async def feedback(self, session: str, labels: tuple[int, ...]) -> FeedbackView:
+        return await self._ledger.feedback(session, labels)
+
 
 def offered_by(registry: Registry, config: Config) -> Mapping[bytes, ModelEntry]:
     """Return the models that a node offers: those of its registry, if it has the owner's role."""
@@ -250,6 +277,7 @@ class Holdings:
     registry: Registry
     store: DeploymentStore
     quotas: StoredQuotas
+    ledger: Ledger
     offering: _Offering
 
     def offer(self) -> Offer:
@@ -268,12 +296,13 @@ class Holdings:
 
 
 def open_holdings(config: Config) -> Holdings:
-    """Open the home's registry, deployments and counts; raise `ConfigError` or `StorageFull` if they cannot be."""
+    """Open what the home holds; raise `ConfigError` or `StorageFull` if a part of it cannot be opened."""
     try:
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         registry = Registry(config.home)
         store = DeploymentStore(config.home, config.party.deployment_space_mb)
-        return Holdings(config, registry, store, StoredQuotas(config.home), _Offering(offered_by(registry, config)))
+        quotas, ledger = StoredQuotas(config.home), Ledger.open(config.home / FILE_NAME)
+        return Holdings(config, registry, store, quotas, ledger, _Offering(offered_by(registry, config)))
     except OSError as error:
         raise ConfigError(f"cannot use the home {config.home}: {error.strerror}") from None
 
@@ -310,7 +339,12 @@ async def serve_node(
     roles = frozenset(config.node.roles)
     sessions = SessionTable()
     organization = network.organization_of(identity.peer_id) or config.node.organization
-    async with trio.open_nursery() as nursery:
+
+    def organization_of(peer: PeerId) -> str:
+        return organization if peer == identity.peer_id else network.organization_of(peer)
+
+    balances = Balances(holdings.ledger, organization_of, log)
+    async with _open_to_the_end(holdings.ledger), trio.open_nursery() as nursery:
         dealer = DealerRole(network, pool, sessions, secret, config, log)
         party = PartyRole(network, pool, sessions, holdings.store, nursery, config, log)
         owner = OwnerRole(network, holdings.registry, holdings.offering, secret, config, log)
@@ -332,6 +366,7 @@ async def serve_node(
                 party_price=config.party.price,
                 dealer_price=config.dealer.price,
                 rewards=RewardTerms.of(config.federation, 0),
+                credit_of=balances.credit_of,
                 storage_full=holdings.store.is_full(),
                 shutting_down=reception.stopping,
                 holds=frozenset(entry.id for entry in holdings.store.all()) | dealer.plans.kept(),
@@ -348,17 +383,28 @@ async def serve_node(
         reception = Reception(network, desk, party, dealer, owner, config, log)
         querier = QuerierRole(network, organization, sessions, own_candidate, nursery, config, log)
         reception.open()
+        nursery.start_soon(balances.follow)
         nursery.start_soon(pool.serve)
         nursery.start_soon(reception.tend)
         nursery.start_soon(_sweep, network, party, holdings.store)
         network.announce()
         try:
-            yield Node(holdings, network, pool, sessions, owner, querier, desk, organization, log)
+            ledger = LedgerDesk(holdings.ledger, balances, organization_of)
+            yield Node(holdings, network, pool, sessions, owner, querier, desk, ledger, organization, log)
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
                 await reception.stop()
             nursery.cancel_scope.cancel()
             holdings.quotas.close()
+
+
+@asynccontextmanager
+async def _open_to_the_end(ledger: Ledger) -> AsyncIterator[None]:
+    """Close the ledger when no task can ask it any more."""
+    try:
+        yield
+    finally:
+        ledger.close()
 
 
 async def _sweep(network: Network, party: PartyRole, store: DeploymentStore) -> None:
