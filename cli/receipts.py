@@ -56,17 +56,16 @@ def list_(epoch: int | None, limit: int, home: Path | None, as_json: bool) -> No
         print_json(found)
         return
     print_table(
-        ("receipt", "ended", "epoch", "service", ">inputs", ">credits", "signed", "state"),
+        ("receipt", "ended", "service", ">inputs", ">credits", "signed", "state"),
         (
             (
                 short_hash(receipt.id),
-                time_text(receipt.ended).partition("-")[2],  # without the year, which the epoch stands for
-                receipt.epoch,
+                time_text(receipt.ended),
                 receipt.service,
                 receipt.count,
                 credits_text(receipt.price),
                 f"{len(receipt.signers)}/{len(receipt.signers) + len(receipt.withheld)}",
-                "aborted" if receipt.outcome == "aborted" else "settled" if receipt.settled else "pending",
+                _state(receipt)[0],
             )
             for receipt in found
         ),
@@ -130,9 +129,6 @@ def export(epoch: int | None, force: bool, home: Path | None, file: Path) -> Non
 
 def _print_receipt(receipt: ReceiptView) -> None:
     names = {work.peer: work.organization for work in receipt.work} | {receipt.querier: receipt.organization}
-    pending = "paid out" if receipt.settled else "pending, until the sums of its epoch are opened"
-    if receipt.outcome == "aborted":
-        pending = "not due: the session was aborted"
     fields: list[tuple[str, object]] = [
         ("receipt", receipt.id),
         ("session", receipt.session),
@@ -142,7 +138,7 @@ def _print_receipt(receipt: ReceiptView) -> None:
         ("ended", f"{time_text(receipt.ended)}, after {seconds_text(receipt.ended - receipt.started)}"),
         ("epoch", receipt.epoch),
         ("price", f"{credits_text(receipt.price)} credits, by the scheme {receipt.scheme}"),
-        ("owners' part", pending),
+        ("owners' part", _state(receipt)[1]),
         ("committee", receipt.committee),
         ("sealed", receipt.sealed),
         ("transcript", receipt.transcript or "none: nothing was opened"),
@@ -166,6 +162,18 @@ def _print_receipt(receipt: ReceiptView) -> None:
         ),
         empty="no models",
     )
+
+
+def _state(receipt: ReceiptView) -> tuple[str, str]:
+    """Return what became of the owners' part of the price, in a word and in more of them."""
+    working = {*receipt.parties, receipt.dealer}
+    if receipt.outcome == "aborted":
+        return "aborted", "not due: the session was aborted"
+    if 2 * len(working.intersection(receipt.signers)) <= len(working):
+        return "unpaid", "not due: no more than half of the parties and the dealer signed"
+    if not receipt.settled:
+        return "pending", "pending, until the sums of its epoch are opened"
+    return "settled", "paid out"
 
 
 def _members(receipt: ReceiptView) -> Iterator[tuple[object, ...]]:
@@ -205,7 +213,10 @@ def _print_report(report: FileReport) -> None:
             ("epochs", range_text(report.epochs)),
             ("records", report.records),
             ("receipts", f"{report.receipts}, of which {report.incomplete} lack a signature"),
-            ("deployments", f"{report.deployments}; {report.unsigned_models} models of receipts have none here"),
+            (
+                "deployments",
+                f"{report.deployments}; not in the file, of those that receipts name: {report.unsigned_models}",
+            ),
             ("statements", report.statements),
             ("contradictions", report.proofs),
         ]

@@ -115,7 +115,7 @@ def _print_rewards(found: RewardsView) -> None:
             ),
             ("by scheme", ", ".join(f"{name} {credits_text(sum_)}" for name, sum_ in found.schemes.items()) or "-"),
             ("epochs", range_text(found.epochs) if found.epoch is None else found.epoch),
-            ("from", f"{found.receipts} receipts, {found.statements} statements"),
+            ("from", f"receipts: {found.receipts}, statements: {found.statements}"),
             ("digest", found.digest),
         ]
     )

@@ -25,7 +25,7 @@ from finode.ledger.store import Added, Ledger
 
 T = TypeVar("T")
 PAGE: Final = 512
-"""Records taken in one step: some 20 ms."""
+"""Records taken in one step: some 40 ms of a thread."""
 
 
 class Balances:

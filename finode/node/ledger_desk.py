@@ -77,11 +77,14 @@ class LedgerDesk:
         )
 
     def _views(self, found: tuple[VerifiedReceipt, ...], accounts: Accounts) -> tuple[ReceiptView, ...]:
+        # Most receipts of a listing are of a few committees, and so of the same deployments.
+        models = {model for one in found for model in one.receipt.models}
+        deployed = {model: self._is_deployed(model) for model in models}
         return tuple(
             receipt_view(
                 one,
                 organization_of=self._organization_of,
-                is_deployed=self._is_deployed,
+                is_deployed=deployed.__getitem__,
                 settled=accounts.settled(one.id),
             )
             for one in found

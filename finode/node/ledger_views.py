@@ -133,7 +133,7 @@ def rewards_view(
 def explanation_view(
     accounts: Accounts, organization: str, epoch: int | None, *, organization_of: OrganizationOf
 ) -> ExplanationView:
-    """Return every amount of an organization, the earliest first, and their sum.
+    """Return every amount of an organization, by epoch and receipt, and their sum.
 
     `organization` is a name, a peer id (then of this peer alone), or the end of one. Raises `UnknownRecord` for one
     that neither paid nor earned, and `InputError` for an end of several.
@@ -147,7 +147,7 @@ def explanation_view(
             hint=f"those who did: {known}",
         )
     amounts = [amount for peer in found.peers for amount in accounts.explain(peer, epoch)]
-    amounts.sort(key=lambda one: one.epoch)
+    amounts.sort(key=lambda one: (one.epoch, one.receipt, one.role))
     return ExplanationView(
         organization=found.name,
         balance=sum(balances[peer].balance for peer in found.peers),
