@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -25,6 +25,8 @@ from finode.committee.rules import MemberView
 from finode.config import Config, Role
 from finode.errors import ConfigError, PeerRefused
 from finode.identity import Identity, PeerId
+from finode.ledger.store import FILE_NAME as LEDGER_NAME
+from finode.ledger.store import Ledger
 from finode.models.registry import ModelEntry, Registry
 from finode.net.directory import Offer
 from finode.net.host import open_network
@@ -42,12 +44,14 @@ from finode.node.interface import (
     SessionView,
     StatusView,
 )
+from finode.node.ledger_keeper import FIRST_MESSAGES, LedgerKeeper
 from finode.node.negotiator import now_ms
 from finode.node.owner import OwnerRole
 from finode.node.party import PartyRole
 from finode.node.pool import WorkerPool
 from finode.node.querier import QuerierRole
 from finode.node.quotas import StoredQuotas
+from finode.node.receipt_streams import ReceiptStreams
 from finode.node.reception import Reception
 from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
@@ -106,10 +110,12 @@ class Node:
         owner: OwnerRole,
         querier: QuerierRole,
         desk: Desk,
+        keeper: LedgerKeeper,
         organization: str,
         log: FilteringBoundLogger,
     ) -> None:
         self.desk = desk
+        self.keeper = keeper
         self._config = holdings.config
         self._network = network
         self._pool = pool
@@ -250,6 +256,7 @@ class Holdings:
     registry: Registry
     store: DeploymentStore
     quotas: StoredQuotas
+    ledger: Ledger
     offering: _Offering
 
     def offer(self) -> Offer:
@@ -268,12 +275,14 @@ class Holdings:
 
 
 def open_holdings(config: Config) -> Holdings:
-    """Open the home's registry, deployments and counts; raise `ConfigError` or `StorageFull` if they cannot be."""
+    """Open what the home keeps, the ledger included; raise `ConfigError` or `StorageFull` if it cannot be."""
     try:
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         registry = Registry(config.home)
         store = DeploymentStore(config.home, config.party.deployment_space_mb)
-        return Holdings(config, registry, store, StoredQuotas(config.home), _Offering(offered_by(registry, config)))
+        offering = _Offering(offered_by(registry, config))
+        ledger = Ledger.open(config.home / LEDGER_NAME)
+        return Holdings(config, registry, store, StoredQuotas(config.home), ledger, offering)
     except OSError as error:
         raise ConfigError(f"cannot use the home {config.home}: {error.strerror}") from None
 
@@ -306,6 +315,21 @@ async def serve_node(
     log: FilteringBoundLogger,
 ) -> AsyncIterator[Node]:
     """Run a node's roles on a network for as long as the body lasts; then stop them in order."""
+    # The ledger outlives all tasks: one of them may be writing when they are cancelled.
+    with closing(holdings.ledger):
+        async with _serve_roles(holdings, identity, network, pool, secret, log) as node:
+            yield node
+
+
+@asynccontextmanager
+async def _serve_roles(
+    holdings: Holdings,
+    identity: Identity,
+    network: NodeNetwork,
+    pool: WorkerPool,
+    secret: NodeSecret,
+    log: FilteringBoundLogger,
+) -> AsyncIterator[Node]:
     config = holdings.config
     roles = frozenset(config.node.roles)
     sessions = SessionTable()
@@ -314,6 +338,15 @@ async def serve_node(
         dealer = DealerRole(network, pool, sessions, secret, config, log)
         party = PartyRole(network, pool, sessions, holdings.store, nursery, config, log)
         owner = OwnerRole(network, holdings.registry, holdings.offering, secret, config, log)
+        keeper = LedgerKeeper(
+            holdings.ledger,
+            network,
+            federation=config.federation.name,
+            interval_s=config.network.sync_interval_s,
+            log=log,
+        )
+        receipt_streams = ReceiptStreams(network)
+        receipt_streams.route(FIRST_MESSAGES, keeper.serve_sync)
         book = CommitteeBook(config.node.capacity)
         engines = available_engines()
 
@@ -325,6 +358,7 @@ async def serve_node(
                 roles=roles,
                 organization_of=network.organization_of,
                 accepts=network.accepts,
+                condemned=keeper.ledger.condemned(),
                 engines=engines,
                 capacity=config.node.capacity,
                 in_use=book.seats_in_use,
@@ -348,12 +382,14 @@ async def serve_node(
         reception = Reception(network, desk, party, dealer, owner, config, log)
         querier = QuerierRole(network, organization, sessions, own_candidate, nursery, config, log)
         reception.open()
+        receipt_streams.open()
         nursery.start_soon(pool.serve)
         nursery.start_soon(reception.tend)
+        nursery.start_soon(keeper.run)
         nursery.start_soon(_sweep, network, party, holdings.store)
         network.announce()
         try:
-            yield Node(holdings, network, pool, sessions, owner, querier, desk, organization, log)
+            yield Node(holdings, network, pool, sessions, owner, querier, desk, keeper, organization, log)
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
                 await reception.stop()
