@@ -77,6 +77,7 @@ REASONS: Mapping[RefusalReason, str] = {
     RefusalReason.QUOTA_USED: "the committee's `quota` is used up",
     RefusalReason.OTHER_REWARDS: "a rule of the terms' `rewards` is not the member's `[federation]` setting",
     RefusalReason.NO_CREDIT: "the terms could bring the querier's balance below the federation's `credit_limit`",
+    RefusalReason.CONDEMNED: "a member or the querier signed two receipts, or statements, that contradict each other",
 }
 
 

@@ -289,10 +289,17 @@ class Ledger:
                 yield self._recall(RecordKind(kind), id, hash, data)
 
     def envelopes(self, hashes: Sequence[bytes]) -> list[Envelope | None]:
-        """Return the envelopes of these hashes, None for one that is no record, or no longer."""
+        """Return the records of these hashes as they are now, None for a hash that never was in this ledger.
+
+        A hash of an earlier version gives what became of it: else two that merge each other's could miss the result.
+        """
         found: list[Envelope | None] = []
         for hash in hashes:
-            rows = self._read("SELECT kind, envelope FROM records WHERE hash = ?", (hash,)) if self.has(hash) else []
+            rows = self._read(
+                "SELECT now.kind, now.envelope FROM records JOIN records AS now USING (kind, id) "
+                "WHERE records.hash = ? ORDER BY now.number DESC LIMIT 1",
+                (hash,),
+            )
             found.append(Envelope(kind=RecordKind(rows[0][0]), data=rows[0][1]) if rows else None)
         return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -25,7 +25,8 @@ from finode.committee.rules import MemberView
 from finode.config import Config, Role
 from finode.errors import ConfigError, PeerRefused
 from finode.identity import Identity, PeerId
-from finode.ledger.store import FILE_NAME, Ledger
+from finode.ledger.store import FILE_NAME as LEDGER_NAME
+from finode.ledger.store import Ledger
 from finode.models.registry import ModelEntry, Registry
 from finode.net.directory import Offer
 from finode.net.host import open_network
@@ -49,12 +50,14 @@ from finode.node.interface import (
     StatusView,
 )
 from finode.node.ledger_desk import LedgerDesk
+from finode.node.ledger_keeper import FIRST_MESSAGES, LedgerKeeper
 from finode.node.negotiator import now_ms
 from finode.node.owner import OwnerRole
 from finode.node.party import PartyRole
 from finode.node.pool import WorkerPool
 from finode.node.querier import QuerierRole
 from finode.node.quotas import StoredQuotas
+from finode.node.receipt_streams import ReceiptStreams
 from finode.node.reception import Reception
 from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
@@ -113,11 +116,13 @@ class Node:
         owner: OwnerRole,
         querier: QuerierRole,
         desk: Desk,
+        keeper: LedgerKeeper,
         ledger: LedgerDesk,
         organization: str,
         log: FilteringBoundLogger,
     ) -> None:
         self.desk = desk
+        self.keeper = keeper
         self._config = holdings.config
         self._network = network
         self._pool = pool
@@ -296,13 +301,14 @@ class Holdings:
 
 
 def open_holdings(config: Config) -> Holdings:
-    """Open what the home holds; raise `ConfigError` or `StorageFull` if a part of it cannot be opened."""
+    """Open what the home keeps, the ledger included; raise `ConfigError` or `StorageFull` if it cannot be."""
     try:
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         registry = Registry(config.home)
         store = DeploymentStore(config.home, config.party.deployment_space_mb)
-        quotas, ledger = StoredQuotas(config.home), Ledger.open(config.home / FILE_NAME)
-        return Holdings(config, registry, store, quotas, ledger, _Offering(offered_by(registry, config)))
+        offering = _Offering(offered_by(registry, config))
+        ledger = Ledger.open(config.home / LEDGER_NAME)
+        return Holdings(config, registry, store, StoredQuotas(config.home), ledger, offering)
     except OSError as error:
         raise ConfigError(f"cannot use the home {config.home}: {error.strerror}") from None
 
@@ -335,6 +341,21 @@ async def serve_node(
     log: FilteringBoundLogger,
 ) -> AsyncIterator[Node]:
     """Run a node's roles on a network for as long as the body lasts; then stop them in order."""
+    # The ledger outlives all tasks: one of them may be writing when they are cancelled.
+    with closing(holdings.ledger):
+        async with _serve_roles(holdings, identity, network, pool, secret, log) as node:
+            yield node
+
+
+@asynccontextmanager
+async def _serve_roles(
+    holdings: Holdings,
+    identity: Identity,
+    network: NodeNetwork,
+    pool: WorkerPool,
+    secret: NodeSecret,
+    log: FilteringBoundLogger,
+) -> AsyncIterator[Node]:
     config = holdings.config
     roles = frozenset(config.node.roles)
     sessions = SessionTable()
@@ -344,10 +365,19 @@ async def serve_node(
         return organization if peer == identity.peer_id else network.organization_of(peer)
 
     balances = Balances(holdings.ledger, organization_of, log)
-    async with _open_to_the_end(holdings.ledger), trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         dealer = DealerRole(network, pool, sessions, secret, config, log)
         party = PartyRole(network, pool, sessions, holdings.store, nursery, config, log)
         owner = OwnerRole(network, holdings.registry, holdings.offering, secret, config, log)
+        keeper = LedgerKeeper(
+            holdings.ledger,
+            network,
+            federation=config.federation.name,
+            interval_s=config.network.sync_interval_s,
+            log=log,
+        )
+        receipt_streams = ReceiptStreams(network)
+        receipt_streams.route(FIRST_MESSAGES, keeper.serve_sync)
         book = CommitteeBook(config.node.capacity)
         engines = available_engines()
 
@@ -359,6 +389,7 @@ async def serve_node(
                 roles=roles,
                 organization_of=network.organization_of,
                 accepts=network.accepts,
+                condemned=keeper.ledger.condemned(),
                 engines=engines,
                 capacity=config.node.capacity,
                 in_use=book.seats_in_use,
@@ -383,28 +414,22 @@ async def serve_node(
         reception = Reception(network, desk, party, dealer, owner, config, log)
         querier = QuerierRole(network, organization, sessions, own_candidate, nursery, config, log)
         reception.open()
+        receipt_streams.open()
+        keeper.listen(balances.note)
         nursery.start_soon(balances.follow)
         nursery.start_soon(pool.serve)
         nursery.start_soon(reception.tend)
+        nursery.start_soon(keeper.run)
         nursery.start_soon(_sweep, network, party, holdings.store)
         network.announce()
         try:
             ledger = LedgerDesk(holdings.ledger, balances, organization_of)
-            yield Node(holdings, network, pool, sessions, owner, querier, desk, ledger, organization, log)
+            yield Node(holdings, network, pool, sessions, owner, querier, desk, keeper, ledger, organization, log)
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
                 await reception.stop()
             nursery.cancel_scope.cancel()
             holdings.quotas.close()
-
-
-@asynccontextmanager
-async def _open_to_the_end(ledger: Ledger) -> AsyncIterator[None]:
-    """Close the ledger when no task can ask it any more."""
-    try:
-        yield
-    finally:
-        ledger.close()
 
 
 async def _sweep(network: Network, party: PartyRole, store: DeploymentStore) -> None:

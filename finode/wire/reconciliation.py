@@ -143,8 +143,8 @@ class FetchRecords(Message):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRecords(Message):
-    """Either way: records. `done` says how many of the hashes that were asked for, in their order, this answers: a
-    hash whose record was merged with another since then has no record any more."""
+    """Either way: records, as they are now. `done` says how many of the hashes that were asked for, in their order,
+    this answers; there is no record for a hash that the sender does not know."""
 
     code: ClassVar[int] = 115
     limit: ClassVar[int] = 6 * MIB
