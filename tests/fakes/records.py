@@ -46,7 +46,7 @@ ORGANIZATIONS: dict[PeerId, str] = {
 }
 """The third owner's is not known."""
 EPOCH_S = 3600
-BEGAN_MS = 1_800_000_000_000
+BEGAN_MS = 1_700_000_000_000
 
 
 def terms(scheme: Scheme = Scheme.DAWID_SKENE, price: int = 1000) -> RewardTerms:
