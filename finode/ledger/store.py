@@ -64,8 +64,8 @@ CREATE INDEX epochs ON records (kind, epoch, time_ms, number);
 CREATE TABLE sessions (
     subject TEXT NOT NULL,
     session BLOB NOT NULL,
-    kind TEXT NOT NULL,
     id BLOB NOT NULL,
+    kind TEXT NOT NULL,
     PRIMARY KEY (subject, session, id)
 ) WITHOUT ROWID;
 CREATE TRIGGER records_are_not_changed BEFORE UPDATE ON records
@@ -176,7 +176,7 @@ class Ledger:
             if previous is None:
                 self._writing.executemany(
                     "INSERT INTO sessions VALUES (?, ?, ?, ?)",
-                    [(subject, session, place.kind.value, place.id) for session in sessions],
+                    [(subject, session, place.id, place.kind.value) for session in sessions],
                 )
             for other in self._about(subject, sessions, place):
                 for proof in proofs(merged, other):
