@@ -7,6 +7,7 @@ ones to the first. Python's integers do not overflow, so any weights will do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 WHOLE = 1 << 32
 """What the shares of a scheme sum to: fine enough that a pot of 4 credits loses no micro-credit to it."""
@@ -17,6 +18,12 @@ def apportion(amount: int, weights: Sequence[int]) -> tuple[int, ...]:
 
     Negative weights count as 0, as noise in sums can make them; if nothing is left, all get the same.
     """
+    return _apportion(amount, tuple(weights))
+
+
+# Sessions of one committee are split alike, thousands of times over.
+@lru_cache(maxsize=4096)
+def _apportion(amount: int, weights: tuple[int, ...]) -> tuple[int, ...]:
     clipped = [max(weight, 0) for weight in weights]
     total = sum(clipped)
     if total == 0:

@@ -45,8 +45,8 @@ _PHASES = 3
 """How often dependence is looked at again; each time the estimate starts from the one before."""
 _STEPS = 10
 """EM steps of a phase: 30 in all. More change the shares by under 1 %."""
-_DIAGONAL = _ONE // 2
-"""A model is taken to be right half of the time at first: that names the hidden classes."""
+_MOST_WORK = 1 << 25
+"""Products of one EM step: 30 steps of so many take about two seconds. No statement should hold a node up longer."""
 _CELL = (1 << 26) // 500
 """Smoothing of the confusion counts of a model: 0.002 of its inputs for each class."""
 _CLASS = _ONE // 50
@@ -64,11 +64,11 @@ def shares(sums: Sums) -> tuple[int, ...]:
     """Return shares from the joint votes alone.
 
     Two models cannot be told apart by how they differ, and get the same. Where there are too many models and classes
-    for joint votes, this is `final_agreement`.
+    for joint votes, or for EM in reasonable time, this is `final_agreement`.
     """
     if sums.models < 3:
         return apportion(WHOLE, [1] * sums.models)
-    if not sums.joint:
+    if not sums.joint or len(sums.joint) * sums.classes > _MOST_WORK:
         return final_agreement.shares(sums)
     joint = _normalized(sums)
     suspected = _alike(joint, sums.models)
@@ -94,9 +94,11 @@ def _normalized(sums: Sums) -> Integers:
 
 
 def _start(models: int, classes: int) -> tuple[Integers, Integers]:
+    """Return equal classes, and models that are right somewhat more than half of the time: that names the classes."""
+    diagonal = _ONE // 2 + _ONE // (2 * classes)
     prior = np.full(classes, _ONE // classes, dtype=np.int64)
-    confusion = np.full((models, classes, classes), (_ONE - _DIAGONAL) // (classes - 1), dtype=np.int64)
-    confusion[:, np.arange(classes), np.arange(classes)] = _DIAGONAL
+    confusion = np.full((models, classes, classes), (_ONE - diagonal) // (classes - 1), dtype=np.int64)
+    confusion[:, np.arange(classes), np.arange(classes)] = diagonal
     return prior, np.maximum(confusion, _LEAST)
 
 
