@@ -224,7 +224,8 @@ def _print_report(report: FileReport) -> None:
     for peer in report.condemned:
         click.echo(f"{peer} signed two different records of one session")
     for problem in report.problems[:SHOWN_PROBLEMS]:
-        click.echo(f"\nrecord {problem.number} at byte {problem.offset} ({problem.kind}): {problem.problem}")
+        where = f"record {problem.number}, a {problem.kind}" if problem.number else "the file"
+        click.echo(f"\n{where}, at byte {problem.offset}: {problem.problem}")
         click.echo(f"  remedy: {problem.remedy}")
     if len(report.problems) > SHOWN_PROBLEMS:
         click.echo(f"\nand {len(report.problems) - SHOWN_PROBLEMS} more; --json has them all")

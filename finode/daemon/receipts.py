@@ -26,7 +26,7 @@ from finode.ledger.records import (
 
 _CHANGED: Final = "it was changed after it was signed, or never signed so: ask another member for its export"
 _DAMAGED: Final = "the file was damaged, or made by another version: copy or export it again"
-_CUT_OFF: Final = "what follows cannot be read: copy or export the file again"
+_BROKEN: Final = "the file is damaged or not complete: copy or export it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def verify_file(path: Path) -> FileReport:
                     entry = next(entries, None)
                 except WireError as error:
                     problems.append(
-                        Problem(number=0, offset=file.tell(), kind="file", problem=error.message, remedy=_CUT_OFF)
+                        Problem(number=0, offset=file.tell(), kind="file", problem=error.message, remedy=_BROKEN)
                     )
                     break
                 if entry is None:

@@ -80,9 +80,11 @@ class Balances:
     async def _take_noted(self) -> None:
         while self._noted:
             async with self._lock:
-                # Taken out and put in under one hold of the lock: else a later version could overtake an earlier one.
-                page, self._noted = self._noted[:PAGE], self._noted[PAGE:]
+                # Under one hold of the lock: else a later version could overtake an earlier one. What was put in is
+                # forgotten only then: a question may be cancelled, and what it was about to put in must not be lost.
+                page = self._noted[:PAGE]
                 await self._put(page)
+                del self._noted[: len(page)]
 
     async def _take(self, page: list[Verified]) -> None:
         async with self._lock:

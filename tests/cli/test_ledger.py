@@ -183,7 +183,8 @@ def test_a_file_that_was_changed_is_bad(home: Path, tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert "BAD: 2 problems, 2 records are true" in result.stdout
-    assert "record 3 at byte" in result.stdout
+    assert "record 3, a receipt, at byte" in result.stdout
+    assert "the file, at byte" in result.stdout
     assert "remedy: it was changed after it was signed" in result.stdout
     assert max(len(line) for line in result.stdout.splitlines()) <= 120
     as_json = run("receipts", "verify", path, "--json")

@@ -15,14 +15,12 @@ from tests.fakes.federation import Member, federation_of
 from tests.fakes.records import ORGANIZATIONS, QUERIER_KEY, receipt, signed_receipt, statement
 
 LIMIT = 2_000_000
+FEDERATION = {"credit_limit": LIMIT}
 LAYOUT: dict[str, dict[str, Any]] = {
-    name: what | {"federation": {"credit_limit": LIMIT}}
-    for name, what in {
-        "alpha": {"roles": ["owner", "party"], "models": [1]},
-        "beta": {"roles": ["party"]},
-        "gamma": {"roles": ["dealer"]},
-        "asker": {"roles": ["querier"]},
-    }.items()
+    "alpha": {"roles": ["owner", "party"], "models": [1], "federation": FEDERATION},
+    "beta": {"roles": ["party"], "federation": FEDERATION},
+    "gamma": {"roles": ["dealer"], "federation": FEDERATION},
+    "asker": {"roles": ["querier"], "federation": FEDERATION},
 }
 
 
