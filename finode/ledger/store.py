@@ -45,6 +45,8 @@ _APPLICATION_ID = 0x66696E6F  # "fino": tells a ledger from any other SQLite fil
 _SCHEMA_VERSION = 1
 _LOCK_TIMEOUT_S = 10.0
 V = TypeVar("V", bound=Verified)
+_PAGE_BYTES = 16_384
+"""A receipt has about 3 kB: of SQLite's usual pages of 4 kB each would fill one."""
 _PAGE = 256
 """Rows read at once, so that a long iteration holds up nobody."""
 _SCHEMA = """
@@ -388,6 +390,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigError(f"{path} is not a ledger, but another program's database", hint="move it away")
     if version > _SCHEMA_VERSION:
         raise ConfigError(f"{path} was written by a newer finode", hint="upgrade finode")
+    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of no effect on a file that has pages already
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     if not tables:

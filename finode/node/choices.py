@@ -9,8 +9,9 @@ from finode.config import Config, Role
 from finode.errors import InputError
 from finode.identity import PeerId
 from finode.net.interface import Network
+from finode.net.standing import GRAYLIST
 from finode.node.interface import QueryRequest
-from finode.wire.committee import Reveal, RewardTerms, Vote
+from finode.wire.committee import Reveal, RewardTerms, Terms, Vote
 
 COMPUTING = "computing:"
 """Before a peer id among the excluded: not as party or dealer, but its models still count."""
@@ -46,6 +47,11 @@ def wanted_of(
         self_party=settings.self_party,
         exclude=exclude | frozenset(settings.exclude),
     )
+
+
+def in_good_standing(network: Network, terms: Terms) -> bool:
+    """Return whether no member has lost so much standing, since it was chosen, that nothing is heard from it now."""
+    return all(network.standing(peer) > GRAYLIST for peer in terms.members())
 
 
 def candidates(network: Network, own: Candidate | None, exclude: frozenset[str]) -> list[Candidate]:
