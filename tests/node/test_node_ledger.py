@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.fakes.federation import federation_of, until
 from tests.ledger.making import proof_of, receipt_of
 
 pytestmark = [pytest.mark.trio, pytest.mark.slow]
-LAYOUT = {
+LAYOUT: dict[str, dict[str, Any]] = {
     "owner": {"roles": ["owner"], "models": [1]},
     "east": {"roles": ["party"]},
     "west": {"roles": ["party"]},
