@@ -15,18 +15,18 @@ have a connection of their own and do not wait for writes.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finode.errors import ConfigError, FinodeError, InputError, StorageFull, UnknownRecord, WireError
+from finode.errors import InputError, UnknownRecord, WireError
 from finode.identity import PeerId
+from finode.ledger.database import connect, damaged, translated
 from finode.ledger.elements import Elements, hash_of, key_of
 from finode.ledger.envelopes import Place, envelope, place_of, recall
 from finode.ledger.merging import merge, proofs
@@ -41,38 +41,9 @@ from finode.wire import canonical
 from finode.wire.reconciliation import Envelope, RecordKind
 
 FILE_NAME = "ledger.sqlite"
-_APPLICATION_ID = 0x66696E6F  # "fino": tells a ledger from any other SQLite file
-_SCHEMA_VERSION = 1
-_LOCK_TIMEOUT_S = 10.0
 V = TypeVar("V", bound=Verified)
 _PAGE = 256
 """Rows read at once, so that a long iteration holds up nobody."""
-_SCHEMA = """
-CREATE TABLE records (
-    number INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL,
-    id BLOB NOT NULL,
-    epoch INTEGER NOT NULL,
-    time_ms INTEGER NOT NULL,
-    hash BLOB NOT NULL,
-    envelope BLOB NOT NULL
-);
-CREATE INDEX versions ON records (kind, id, number, epoch, hash);
-CREATE INDEX hashes ON records (hash);
-CREATE INDEX times ON records (kind, time_ms, number);
-CREATE INDEX epochs ON records (kind, epoch, time_ms, number);
-CREATE TABLE sessions (
-    subject TEXT NOT NULL,
-    session BLOB NOT NULL,
-    id BLOB NOT NULL,
-    kind TEXT NOT NULL,
-    PRIMARY KEY (subject, session, id)
-) WITHOUT ROWID;
-CREATE TRIGGER records_are_not_changed BEFORE UPDATE ON records
-    BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END;
-CREATE TRIGGER records_are_not_deleted BEFORE DELETE ON records
-    BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END
-"""
 _CURRENT = """
     NOT EXISTS (SELECT 1 FROM records AS newer
                 WHERE newer.kind = records.kind AND newer.id = records.id AND newer.number > records.number)
@@ -111,23 +82,14 @@ class Ledger:
         Raises `ConfigError` for a file that is no ledger, is damaged, newer than this program or in use, and
         `StorageFull`. The file is left as it is then.
         """
-        opened: list[sqlite3.Connection] = []
-        with _translated(path):
-            try:
-                # SQLite gives its WAL the database's mode, so it must be private before SQLite makes it.
-                with suppress(FileExistsError):
-                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-                for _ in range(2):
-                    opened.append(
-                        sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-                    )
-                _prepare(opened[0], path)
-                ledger = cls(path, *opened)
-                ledger._load()
-            except BaseException:
-                for connection in opened:
-                    connection.close()
-                raise
+        connections = connect(path)
+        try:
+            ledger = cls(path, *connections)
+            ledger._load()
+        except BaseException:
+            for connection in connections:
+                connection.close()
+            raise
         return ledger
 
     def close(self) -> None:
@@ -143,7 +105,7 @@ class Ledger:
 
         Raises `StorageFull` or `ConfigError` when it cannot be written: then nothing was added.
         """
-        with self._write_lock, _translated(self.path):
+        with self._write_lock, translated(self.path):
             self._writing.execute("BEGIN IMMEDIATE")
             try:
                 added: list[Added] = []
@@ -336,7 +298,7 @@ class Ledger:
         )
 
     def _read(self, query: str, given: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        with self._read_lock, _translated(self.path):
+        with self._read_lock, translated(self.path):
             return self._reading.execute(query, given).fetchall()
 
     def _recall_as(self, cls: type[V], kind: RecordKind, row: tuple[Any, ...]) -> V:
@@ -350,9 +312,14 @@ class Ledger:
                 return recall(kind, id, data)
         except WireError:
             pass
-        raise _damaged(self.path, f"the {kind} {id.hex()[:12]} is not what was written")
+        raise damaged(self.path, f"the {kind} {id.hex()[:12]} is not what was written")
 
     def _load(self) -> None:
+        with translated(self.path):
+            self._load_elements()
+        self._condemned = frozenset(proof.signer for proof in self.proofs())
+
+    def _load_elements(self) -> None:
         rows = self._reading.execute(
             "SELECT kind, id, epoch, hash FROM records INDEXED BY versions ORDER BY kind, id, number"
         )
@@ -362,7 +329,6 @@ class Ledger:
             last[kind, id] = key_of(place, hash)
         self._elements = Elements(last.values())
         self._counts = Counter(RecordKind(kind) for kind, _ in last)
-        self._condemned = frozenset(proof.signer for proof in self.proofs())
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,61 +353,3 @@ def _span(prefix: str) -> tuple[bytes, bytes]:
     if not digits or len(digits) > 64 or any(digit not in "0123456789abcdef" for digit in digits):
         raise InputError(f"{prefix!r} does not begin an id or a session", hint="give its hex digits")
     return bytes.fromhex(digits.ljust(64, "0")), bytes.fromhex(digits.ljust(64, "f"))
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    # Looked at before anything is set: WAL mode would already change a file that is not ours.
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and application != _APPLICATION_ID:
-        raise ConfigError(f"{path} is not a ledger, but another program's database", hint="move it away")
-    if version > _SCHEMA_VERSION:
-        raise ConfigError(f"{path} was written by a newer finode", hint="upgrade finode")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    if not tables:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        for statement in _statements(_SCHEMA):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Cut a script into statements; a trigger's own semicolons do not end it."""
-    gathered = ""
-    for part in script.split(";"):
-        gathered += part + ";"
-        if sqlite3.complete_statement(gathered):
-            yield gathered
-            gathered = ""
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _translate(path, error) from None
-    except OSError as error:
-        raise ConfigError(f"cannot open the ledger {path}: {error.strerror}") from None
-
-
-def _translate(path: Path, error: sqlite3.Error) -> FinodeError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return StorageFull(f"no space left for {path}", hint="free some disk space; nothing was changed")
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return ConfigError(f"{path} is in use by another process for over {_LOCK_TIMEOUT_S:g} s", hint="try again")
-    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
-        return ConfigError(f"cannot use the ledger {path}: {error}", hint="check its permissions and its disk")
-    return _damaged(path, str(error))
-
-
-def _damaged(path: Path, detail: str) -> ConfigError:
-    return ConfigError(
-        f"{path} is damaged or no ledger: {detail}",
-        hint="move it away, and keep it: the node fetches its records again from its peers",
-    )
