@@ -163,12 +163,38 @@ def test_a_statement_without_receipts_behind_it_moves_no_money(changes: dict[str
     assert not accounts.settled(body.id)
 
 
-def test_sums_of_one_session_count_once() -> None:
-    first, second = statement(["a"], agreement=(3 << 16, 0, 0)), statement(["a"], agreement=(0, 0, 3 << 16))
-    accounts = accounts_of(
-        verified(receipt("a", terms=AGREEMENT)), verified_statement(first), verified_statement(second)
-    )
-    assert balances(accounts)[-3:] == ([2100, 0, 0] if first.id < second.id else [0, 0, 2100])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_sums_of_one_session_count_once(turn: int) -> None:
+    claims = [statement(["a"], agreement=(3 << 16, 0, 0)), statement(["a"], agreement=(0, 0, 3 << 16))]
+    in_time = sorted(claims, key=lambda one: one.id)[::turn]
+
+    accounts = accounts_of(verified(receipt("a", terms=AGREEMENT)), *map(verified_statement, in_time))
+
+    lowest = min(claims, key=lambda one: one.id)
+    assert balances(accounts)[-3:] == [700 * (sum_ >> 16) for sum_ in lowest.agreement]
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_two_epochs_that_cover_a_session_the_statement_with_the_lowest_id_decides(turn: int) -> None:
+    claims = [
+        statement(["a"], agreement=(3 << 16, 0, 0), epoch=5),
+        statement(["a"], agreement=(0, 0, 3 << 16), epoch=6),
+    ]
+    in_time = sorted(claims, key=lambda one: one.id)[::turn]
+
+    accounts = accounts_of(verified(receipt("a", terms=AGREEMENT)), *map(verified_statement, in_time))
+
+    lowest = min(claims, key=lambda one: one.id)
+    assert balances(accounts)[-3:] == [700 * (sum_ >> 16) for sum_ in lowest.agreement]
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_two_receipts_with_as_many_signatures_the_lower_id_counts(turn: int) -> None:
+    claims = sorted([receipt("a", rounds=(4, 1, 1)), receipt("a", rounds=(1, 1, 4))], key=lambda one: one.id)
+
+    accounts = accounts_of(*map(verified, claims[::turn]))
+
+    assert balances(accounts)[1:4] == [100 * work.rounds for work in claims[0].work[:3]]
 
 
 def test_what_no_statement_covers_is_paid_equally_in_the_end() -> None:
