@@ -205,6 +205,12 @@ class PartySection(Section):
         ge=1,
         description="memory for bundles kept for queries to come, counted as their runs will need it",
     )
+    feedback_window_s: float = Field(
+        default=86400.0,
+        ge=0,
+        le=31 * 86400,
+        description="how long the votes of a session are kept, as shares in memory, for labels that come later; 0: not",
+    )
     session_memory_mb: int = Field(
         default=1024, ge=16, description="memory of one session; queriers cut larger batches into several"
     )
@@ -249,6 +255,19 @@ class QuerierSection(Section):
         default="latency", description="latency: few rounds; throughput: fewer bytes, for streams of large batches"
     )
     min_models: int = Field(default=1, ge=1, description="fewest models an answer may come from")
+    copies: int = Field(default=3, ge=1, le=15, description="copies of each input in an augmented vote")
+    gamma: float = Field(
+        default=-1.0,
+        ge=-16,
+        le=16,
+        description="an augmented vote weighs a model by exp(gamma times its mean distance)",
+    )
+    noise: float = Field(
+        default=0.1, ge=0, le=10, description="of the copies, in standard deviations of the input's own values"
+    )
+    flip: bool = Field(
+        default=True, description="make one copy of an image its mirror image; not where that means something else"
+    )
     engine: Literal["native", "crypten"] = Field(
         default="native", description="engine that computes the answers; crypten is there to compare with"
     )

@@ -32,6 +32,7 @@ from finode.net.standing import GRAYLIST, LOWEST, RECOVERY_PER_HOUR, PeerFault
 from finode.node.verdicts import BLAMELESS, WORDS
 from finode.wire import (
     committee,
+    contribution,
     control,
     cosigning,
     directory,
@@ -48,7 +49,17 @@ from finode.wire.shares import Fault
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "docs" / "protocol.md", ROOT / "docs" / "operate.md")
-WIRE: tuple[ModuleType, ...] = (control, directory, committee, shares, preprocessing, session, receipts, cosigning)
+WIRE: tuple[ModuleType, ...] = (
+    control,
+    directory,
+    committee,
+    shares,
+    preprocessing,
+    session,
+    receipts,
+    cosigning,
+    contribution,
+)
 _BLOCK = re.compile(r"(<!-- generated: (?P<name>[\w./-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # What a person may want to know of a refusal beyond its name. A reason that is missing here fails the generation.

@@ -22,6 +22,7 @@ from itertools import islice
 
 from finode.committee.matching import Seating, seat
 from finode.committee.organizations import organization_key
+from finode.committee.weighting import Weights, vote_weights
 from finode.config import FederationSection, Role
 from finode.errors import CommitteeError, TooFewParties, UnknownService
 from finode.identity import PeerId
@@ -109,6 +110,9 @@ class Request:
     minimum_standing: float = -50.0
     self_party: bool = False
     max_attempts: int = 8
+    weights: Weights = ()
+    copies: int = 0
+    gamma: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,7 @@ class Selection:
     dealer: Candidate
     conflicting: int
     kept: int
+    vote_weights: tuple[int, ...] = ()
 
     def terms(self, request: Request, *, now_ms: int, nonce: bytes) -> Terms:
         """Return the terms that this selection proposes. Every party gets the price that the dearest one asks.
@@ -162,6 +167,9 @@ class Selection:
             created_ms=now_ms,
             expires_ms=now_ms + request.lifetime_ms,
             nonce=nonce,
+            vote_weights=self.vote_weights,
+            copies=request.copies,
+            gamma=request.gamma,
         )
 
     def _rewards(self, request: Request, party_price: int, dealer_price: int) -> RewardTerms:
@@ -263,6 +271,8 @@ def _offers(candidates: Sequence[Candidate], request: Request, constraints: Cons
         digest = _majority(offered)
         agreeing = [(owner, spec, offer) for owner, spec, offer in offered if spec.digest() == digest]
         conflicting = len(offered) - len(agreeing)
+        if request.vote is Vote.PRIOR:
+            _check_counts(agreeing)
         models = _spread([(owner.peer, offer) for owner, _, offer in agreeing])
     if conflicting:
         tally.reasons["with another input or other classes"] += conflicting
@@ -273,6 +283,25 @@ def _offers(candidates: Sequence[Candidate], request: Request, constraints: Cons
             hint="`finode services` lists the offers; min_models in [querier] is the fewest an answer may come from",
         )
     return _Offers(agreeing[0][1], models, conflicting)
+
+
+def _vote_weights(models: tuple[ModelTerm, ...], everybody: Sequence[Candidate], request: Request) -> tuple[int, ...]:
+    if request.vote is not Vote.WEIGHTED:
+        return ()
+    organizations = {peer.peer: peer.organization for peer in everybody}
+    return vote_weights(request.weights, [(model, organizations[model.owner]) for model in models])
+
+
+def _check_counts(offers: Sequence[tuple[Candidate, ServiceSpec, ModelOffer]]) -> None:
+    """Raise `CommitteeError` unless every model has training counts: without them a prior vote is another one."""
+    without = [
+        f"{offer.version.hex()[:12]} of {owner.organization!r}" for owner, _, offer in offers if not offer.counts
+    ]
+    if without:
+        raise CommitteeError(
+            f"a prior vote needs the training counts of every model; none came with {', '.join(without[:8])}",
+            hint="their owners add the models with `finode models add --counts FILE`, or ask for another vote",
+        )
 
 
 def _majority(offered: Sequence[tuple[Candidate, ServiceSpec, ModelOffer]]) -> bytes:
@@ -364,6 +393,7 @@ def choose(candidates: Iterable[Candidate], request: Request, constraints: Const
                 dealer=dealers[seating.dealer],
                 conflicting=offers.conflicting,
                 kept=kept,
+                vote_weights=_vote_weights(offers.models, everybody, request),
             )
     raise TooFewParties(_too_few(attempts[-1], dealers, tallies, request, required), hint=_HINT)
 

@@ -19,7 +19,7 @@ from finode.wire.directory import ServiceSpec
 
 SHARED_AT_ONCE = 1 << 15
 """Values that are shared in under a millisecond: no thread is worth its start for them."""
-ROW_WISE_VOTES = frozenset({"soft", "hard", "weighted", "entropy"})
+ROW_WISE_VOTES = frozenset({"soft", "hard", "weighted", "entropy", "augmented", "prior"})
 """Votes that answer each input by itself."""
 
 
@@ -28,11 +28,12 @@ def is_row_wise(vote: str) -> bool:
     return vote in ROW_WISE_VOTES
 
 
-def session_batch(vote: str, inputs: int, most: int) -> int:
-    """Return the batch of the session that answers `inputs` inputs, of which a session may have `most`."""
+def session_batch(vote: str, inputs: int, most: int, copies: int = 0) -> int:
+    """Return the batch of the session that answers `inputs` inputs, of which a session may have `most`, those that are
+    the `copies` of each input included."""
     if not is_row_wise(vote):
         return inputs
-    return min(1 << (inputs - 1).bit_length(), most)
+    return (1 + copies) * min(1 << (inputs - 1).bit_length(), most // (1 + copies))
 
 
 def filled(inputs: npt.NDArray[np.float64], batch: int) -> npt.NDArray[np.float64]:

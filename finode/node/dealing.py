@@ -264,7 +264,7 @@ class DealerPool:
         self._want(message.batch)
 
     async def _deal_now(self, message: Deal) -> None:
-        if message.committee != self._committee or not 1 <= message.batch <= self._terms.max_batch:
+        if message.committee != self._committee or not self._terms.foresees(message.batch):
             raise RemoteProtocolError("a bundle that the terms do not foresee was asked for", peer=self._stream.peer)
         if self._asked >= MAX_ASKED:
             raise RemoteProtocolError("more bundles are asked for at once than sessions run", peer=self._stream.peer)

@@ -7,7 +7,7 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 from finode.ledger.records import verify_deployment, verify_receipt, verify_statement
-from finode.wire.receipts import Equivocation, SignedReceipt, SignedStatement
+from finode.wire.receipts import Equivocation, Receipt, SignedReceipt, SignedStatement
 from finode.wire.signed import Signed
 
 Record = SignedReceipt | SignedStatement | Equivocation | Signed
@@ -22,6 +22,9 @@ class Filing(Protocol):
 
         Raises `BadSignature` or `MalformedMessage` for one that is not true, `StorageFull` when it cannot be kept.
         """
+
+    def receipt_of(self, session: bytes) -> Receipt | None:
+        """Return the receipt of a session, None if none has come (yet)."""
 
 
 class LogFiling:
@@ -42,3 +45,7 @@ class LogFiling:
                 self._log.info("deployment", id=verify_deployment(record).deployment.deployment.hex())
             case Equivocation():
                 self._log.warning("contradiction", signer=record.signer)
+
+    def receipt_of(self, session: bytes) -> Receipt | None:
+        """See `Filing.receipt_of`."""
+        return None

@@ -6,7 +6,7 @@ All ids are lower-case hex strings here, peers are peer ids, times are UTC secon
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +18,11 @@ from finode.wire.directory import InputSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryRequest:
-    """One query. `inputs` is (batch, *shape) float64, finite. `None` takes the node's own setting."""
+    """One query. `inputs` is (batch, *shape) float64, finite. `None` takes the node's own setting.
+
+    `weights`, for the vote `weighted` alone, are by an owner's organization, by the first digits of a model's version,
+    or of all others by "*". `copies` and `gamma` are for the vote `augmented` alone.
+    """
 
     service: str
     inputs: npt.NDArray[np.float64] = field(repr=False)
@@ -27,6 +31,9 @@ class QueryRequest:
     reveal: str = "probabilities"
     deadline_s: float | None = None
     engine: str | None = None
+    weights: Mapping[str, float] | None = None
+    copies: int | None = None
+    gamma: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +63,8 @@ class Timings:
     """Seconds by phase, as the querier saw them.
 
     `offline_s` is the wait for correlated randomness: near 0 where it was `dealt_ahead`. `online_s` is all the rest of
-    the sessions, sharing the input and adding up the output included.
+    the sessions, sharing the input and adding up the output included; of that, `compute_s` is what the slowest party's
+    worker computed.
     """
 
     negotiation_s: float
@@ -65,15 +73,17 @@ class Timings:
     online_s: float
     total_s: float
     dealt_ahead: bool = False
+    compute_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """Rounds, bytes each party sent to the other parties, and bytes of the bundle to all parties."""
+    """Rounds, bytes each party sent to the other parties, and bytes of the bundle to all parties, and to each."""
 
     rounds: int
     bytes_sent_per_party: tuple[int, ...]
     offline_bytes: int
+    offline_bytes_per_party: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from finode.wire.signed import open_signed
 
 
 def count_fits(vote: str, count: int, batch: int) -> bool:
-    """Whether a batch may have `count` true inputs: more than half, as batches are filled up to the next power of two
-    at most; all of them where rows of the answer depend on each other."""
+    """Whether a batch of that many inputs, copies left out, may have `count` true ones: more than half, as batches are
+    filled up to the next power of two at most; all of them where rows of the answer depend on each other."""
     return batch // 2 < count <= batch if is_row_wise(vote) else count == batch
 
 
@@ -26,7 +26,7 @@ def check_order(start: StartSession, terms: Terms) -> Order:
         raise RemoteProtocolError(f"the session's order: {error.message}", peer=terms.querier) from None
     if (order.session, order.committee, order.serial) != (start.session, start.committee, start.serial):
         raise RemoteProtocolError("the order is of another session", peer=terms.querier)
-    if not count_fits(terms.vote, order.count, start.batch):
+    if not count_fits(terms.vote, order.count, start.batch // (1 + terms.copies)):
         raise RemoteProtocolError(f"an order of {order.count} inputs for a batch of {start.batch}", peer=terms.querier)
     if not terms.created_ms - CLOCK_SKEW_MS <= order.created_ms <= terms.expires_ms + CLOCK_SKEW_MS:
         raise RemoteProtocolError("the order was not signed while its terms held", peer=terms.querier)

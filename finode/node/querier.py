@@ -41,9 +41,12 @@ from finode.errors import (
 from finode.identity import PeerId
 from finode.net.interface import Network
 from finode.node.answers import Answered, Clock, answer_of
+from finode.node.augmenting import with_copies
 from finode.node.batches import SharedInput, check_inputs, filled, first_rows, is_row_wise, session_batch
-from finode.node.choices import COMPUTING, candidates, wanted_of
+from finode.node.choices import COMPUTING, answer_spec, candidates, wanted_of
+from finode.node.contribution import Contribution
 from finode.node.cosigning import Cosigning
+from finode.node.feedback import AskedSession
 from finode.node.interface import (
     ProgressCallback,
     QueryAnswer,
@@ -57,7 +60,6 @@ from finode.node.supply import Supply, Ticket
 from finode.node.tasks import together
 from finode.node.verdicts import BLAMELESS, VerdictReached
 from finode.smpc import sharing
-from finode.smpc.engine import AnswerSpec
 from finode.wire.committee import Dissolve
 from finode.wire.directory import ServiceSpec
 from finode.wire.preprocessing import Dealt
@@ -97,6 +99,7 @@ class QuerierRole:
         sessions: SessionTable,
         own_candidate: Callable[[], Candidate | None],
         cosigning: Cosigning,
+        contribution: Contribution,
         nursery: trio.Nursery,
         config: Config,
         log: FilteringBoundLogger,
@@ -106,6 +109,7 @@ class QuerierRole:
         self._sessions = sessions
         self._own_candidate = own_candidate
         self._cosigning = cosigning
+        self._contribution = contribution
         self._config = config
         self._log = log
         self._members = Members(network, config)
@@ -169,6 +173,9 @@ class QuerierRole:
             part = replace(request, inputs=left[: self._config.querier.max_batch])
             results.append(await self._attempts(part, entry, progress, clock, deadline_s, reasons, bool(results)))
             left = left[len(results[-1].output.labels) :]
+        self._contribution.asked(
+            entry.id, tuple(AskedSession(one.session, one.committee.terms, len(one.output.labels)) for one in results)
+        )
         return answer_of(
             request.service,
             entry.id,
@@ -274,7 +281,7 @@ class QuerierRole:
         await tell(Phase.COMMITTEE)
         began = time.monotonic()
         async with self._negotiating:  # so that equal queries at the same time share one committee
-            batch = session_batch(request.vote, len(request.inputs), wanted.max_batch)
+            batch = session_batch(request.vote, len(request.inputs), wanted.max_batch, wanted.copies)
             committee = await self._committee(wanted, batch, clock, deadline_s)
         entry.committee = committee.id
         clock.negotiation_s += time.monotonic() - began
@@ -391,14 +398,15 @@ class QuerierRole:
         clock: Clock,
     ) -> Answered:
         """Ask about as many of the inputs as the parties have the memory for."""
-        count = min(len(request.inputs), supply.max_batch)
+        copies = committee.terms.copies
+        count = min(len(request.inputs), supply.max_batch // (1 + copies))
         if count < len(request.inputs) and not is_row_wise(request.vote):
             raise InputError(
                 f"{len(request.inputs)} inputs in one query: a {request.vote} vote looks at all of them together, and "
                 f"the parties have the memory for {count}",
                 hint="ask in smaller batches, or have the parties raise [party] session_memory_mb",
             )
-        batch = session_batch(request.vote, count, supply.max_batch)
+        batch = session_batch(request.vote, count, supply.max_batch, copies)
         await tell(Phase.PREPROCESSING)
         began = time.monotonic()
         ticket = await supply.take(batch)
@@ -428,17 +436,16 @@ class QuerierRole:
         outputs: dict[int, bytearray] = {}
         meters: dict[int, Meter] = {}
         dealt: list[Dealt] = [] if ticket.ready is None else [ticket.ready]
-        spec = AnswerSpec(
-            models=len(terms.models),
-            classes=terms.classes,
-            parties=len(terms.parties),
-            batch=batch,
-            fractional_bits=terms.fractional_bits,
-            vote=terms.vote.value,
-            reveal=terms.reveal.value,
-        )
+        spec = answer_spec(terms, batch)
         output_bytes = sharing.output_bytes(spec)
-        shared = SharedInput(filled(inputs, batch), len(terms.parties), terms.fractional_bits)
+        rows = with_copies(
+            filled(inputs, spec.answers),
+            terms.copies,
+            self._specs[terms.service_digest].input,
+            self._config.querier,
+            np.random.default_rng(secrets.randbits(128)),
+        )
+        shared = SharedInput(rows, len(terms.parties), terms.fractional_bits)
         story = Story(self._network.peer_id, frozenset(terms.members()))
 
         async def deal() -> None:
@@ -478,6 +485,7 @@ class QuerierRole:
             verdict = Verdict(culprit=culprit, round=-1, fault=Fault.PROTOCOL, detail=error.message)
             raise VerdictReached(verdict) from error
         return Answered(
+            session,
             committee,
             first_rows(output, len(inputs)),
             tuple(meters[index] for index in sorted(meters)),

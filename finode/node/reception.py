@@ -29,6 +29,7 @@ from finode.errors import (
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.asked import while_asked
+from finode.node.contribution import Contribution
 from finode.node.cosigning import Cosigning
 from finode.node.dealer import DealerRole
 from finode.node.negotiator import dissolve, now_ms
@@ -37,6 +38,7 @@ from finode.node.owner import OwnerRole
 from finode.node.party import PartyRole, check_deployment
 from finode.node.verdicts import BLAMELESS, VerdictReached, verdict_of
 from finode.wire import committee as committee_wire
+from finode.wire import contribution as contribution_wire
 from finode.wire import preprocessing, receipts, session, shares
 from finode.wire.committee import Dissolve, Propose, Seal, Terms
 from finode.wire.cosigning import AskReport, AskSignature, Finished
@@ -78,6 +80,7 @@ class Reception:
         dealer: DealerRole,
         owner: OwnerRole,
         cosigning: Cosigning,
+        contribution: Contribution,
         config: Config,
         log: FilteringBoundLogger,
     ) -> None:
@@ -87,6 +90,7 @@ class Reception:
         self._dealer = dealer
         self._owner = owner
         self._cosigning = cosigning
+        self._contribution = contribution
         self._config = config
         self._log = log
         self._work: set[trio.CancelScope] = set()
@@ -99,6 +103,7 @@ class Reception:
         self._network.serve(shares.PROTOCOL, self._on_shares)
         self._network.serve(preprocessing.PROTOCOL, self._on_preprocessing)
         self._network.serve(session.PROTOCOL, self._on_lane)
+        self._network.serve(contribution_wire.PROTOCOL, self._on_contribution)
         self._network.serve(receipts.PROTOCOL, self._on_receipts)
 
     async def tend(self) -> None:
@@ -351,3 +356,9 @@ class Reception:
             match message:
                 case AskReport() | AskSignature() | Finished():
                     await self._cosigning.answer(stream, message)
+
+    # /finode/contribution/1
+
+    async def _on_contribution(self, stream: Stream) -> None:
+        with self._cancellable():
+            await self._contribution.serve(stream)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from finode.errors import LocalError, RemoteProtocolError
 from finode.smpc.engine import Buffer
+from finode.smpc.transcript import Transcript
 
 _MAGIC = b"fnd1"
 _HEADER = struct.Struct("<4sHHII")
@@ -152,6 +153,13 @@ class Frame:
             others = [view[start : start + opening.raw_bytes()] for view in views]
             opened.setdefault(tag, []).append(opening.combine(self._raw[index], others))
         return opened
+
+    def transcribe(self, opened: Mapping[str, Sequence[Tensor]], transcript: Transcript) -> None:
+        """Add to the transcript what `open` gave: the entries without the header, which names the sender, and the
+        opened values, packed as shares are but for the padding."""
+        values = {tag: iter(tensors) for tag, tensors in opened.items()}
+        packed = (replace(opening, data=next(values[tag])).pack() for tag, opening in self._openings)
+        transcript.add(self._round, self.data[_HEADER.size : self._offsets[0]], (raw.data for raw in packed))
 
     def _checked(self, party: int, frame: memoryview) -> memoryview:
         head = _HEADER.size + _ENTRY.size * len(self._openings)

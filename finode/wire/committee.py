@@ -24,17 +24,26 @@ from finode.wire.signed import Signed
 
 PROTOCOL = "/finode/committee/1"
 MAX_PARTIES = 16
+MAX_VOTE_WEIGHT = 1 << 16
+MAX_COPIES = 15
+MAX_GAMMA = 16
+GAMMA_BITS = 8
 CommitteeId = NewType("CommitteeId", bytes)
 
 
 class Vote(StrEnum):
-    """How the models' outputs become one: the mean of probabilities, the count of labels, or the mean with weights that
-    follow, on shares, from the entropy of each answer or from the confidences of a whole batch."""
+    """How the models' outputs become one: the mean of probabilities, the count of labels, the mean with the querier's
+    public weights, or with weights that follow, on shares, from the entropy of each answer, from the confidences of a
+    whole batch, from how little augmented copies of the input move the logits, or, class by class, from the owners'
+    secret counts of training samples."""
 
     SOFT = "soft"
     HARD = "hard"
+    WEIGHTED = "weighted"
     ENTROPY = "entropy"
     SPECTRAL = "spectral"
+    AUGMENTED = "augmented"
+    PRIOR = "prior"
 
 
 class Reveal(StrEnum):
@@ -177,6 +186,9 @@ class Terms(Message):
     `parties` are in the order of their `party_index`. `quota` is the number of inputs that may be asked on this
     committee in all, `max_batch` of one session. Prices of models, parties and the dealer are what they ask at least,
     in micro-credits per input; `rewards` states what is paid.
+
+    `vote_weights` are those of a weighted vote, in the order of `models` and of any size. With an augmented vote each
+    input has `copies` beside it, which count as inputs everywhere, and `gamma` is in units of 2^-8.
     """
 
     code: ClassVar[int] = 32
@@ -205,6 +217,9 @@ class Terms(Message):
     created_ms: int
     expires_ms: int
     nonce: bytes
+    vote_weights: tuple[int, ...] = ()
+    copies: int = 0
+    gamma: int = 0
 
     def __post_init__(self) -> None:
         check_id(self.service_digest, 32, "service_digest")
@@ -228,8 +243,24 @@ class Terms(Message):
         check(self.rewards.covers(*asked), "the price does not cover what models, parties and the dealer ask")
         check(1 <= self.session_timeout_s <= 86400, "session_timeout_s is 1 to 86400")
         check(self.created_ms < self.expires_ms, "the terms expire before they were made")
+        if self.vote is Vote.WEIGHTED:
+            check(len(self.vote_weights) == len(self.models), "a weighted vote has one of vote_weights for each model")
+            check(all(0 <= weight <= MAX_VOTE_WEIGHT for weight in self.vote_weights), "vote_weights are 0 to 65536")
+            check(any(self.vote_weights), "vote_weights are all zero")
+        if self.vote is not Vote.WEIGHTED:
+            check(not self.vote_weights, "vote_weights are for a weighted vote")
+        if self.vote is Vote.AUGMENTED:
+            check(1 <= self.copies <= MAX_COPIES, "copies are 1 to 15 in an augmented vote")
+            check(self.copies < self.max_batch, "an input with its copies is more than max_batch")
+            check(abs(self.gamma) <= MAX_GAMMA << GAMMA_BITS, "gamma is -16 to 16, in units of 2^-8")
+        if self.vote is not Vote.AUGMENTED:
+            check(self.copies == self.gamma == 0, "copies and gamma are for an augmented vote")
         for peer in (*self.parties, self.dealer, self.querier):
             public_key_of(peer)
+
+    def foresees(self, batch: int) -> bool:
+        """Whether a session may have `batch` inputs, those that are copies included."""
+        return 1 <= batch <= self.max_batch and batch % (1 + self.copies) == 0
 
     def committee_id(self) -> CommitteeId:
         """Return the hash of the terms."""

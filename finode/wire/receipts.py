@@ -263,7 +263,8 @@ class EpochStatement(Message):
         entropy     K, at scale 2^16: per input in proportion to exp(-H(p_k)), 1 in all
 
     and of kind `labels`: `correct`, K counts. The others are empty then. `sigma_milli` is a thousand times the
-    deviation of the discrete Gaussian noise in every entry, 0 for none.
+    deviation of the discrete Gaussian noise that each party added to every entry (times 2^16 where that is the scale),
+    0 for none.
     """
 
     code: ClassVar[int] = 100

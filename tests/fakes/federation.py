@@ -19,7 +19,14 @@ from finode.committee.desk import Desk
 from finode.config import Config, load
 from finode.errors import FinodeError, RemoteProtocolError, WorkerDied, error_class
 from finode.identity import Identity, PeerId
-from finode.ledger.records import VerifiedDeployment, VerifiedReceipt, verify_deployment, verify_receipt
+from finode.ledger.records import (
+    VerifiedDeployment,
+    VerifiedReceipt,
+    VerifiedStatement,
+    verify_deployment,
+    verify_receipt,
+    verify_statement,
+)
 from finode.models.onnx_import import ImportedModel
 from finode.models.registry import ModelEntry, Registry
 from finode.net.memory import MemoryFederation, MemoryNetwork
@@ -29,9 +36,10 @@ from finode.node.node import Holdings, Node, open_holdings, serve_node
 from finode.node.pool import WorkerPool
 from finode.node.secret import NodeSecret
 from finode.node.worker import Worker, engines
+from finode.smpc.counts import with_counts
 from finode.smpc.plan import INPUT, Op, Plan, Step, WeightSpec
 from finode.wire.directory import InputSpec, ServiceSpec
-from finode.wire.receipts import Order, SignedReceipt
+from finode.wire.receipts import Order, Receipt, SignedReceipt, SignedStatement
 from finode.wire.shares import StartSession
 from finode.wire.signed import Signed, sign
 
@@ -152,6 +160,7 @@ class MemoryFiling:
     def __init__(self) -> None:
         self.receipts: dict[bytes, VerifiedReceipt] = {}
         self.deployments: dict[bytes, VerifiedDeployment] = {}
+        self.statements: list[VerifiedStatement] = []
         self.error: FinodeError | None = None
 
     async def file(self, record: Record) -> None:
@@ -167,6 +176,12 @@ class MemoryFiling:
         elif isinstance(record, Signed):
             deployment = verify_deployment(record)
             self.deployments[deployment.deployment.deployment] = deployment
+
+        elif isinstance(record, SignedStatement):
+            self.statements.append(verify_statement(record))
+
+    def receipt_of(self, session: bytes) -> Receipt | None:
+        return next((one.receipt for one in self.receipts.values() if one.receipt.session == session), None)
 
     def of(self, session: str) -> list[VerifiedReceipt]:
         """Return the receipts of one session."""
@@ -222,7 +237,8 @@ def config_of(home: Path, organization: str, roles: Sequence[str], **sections: d
 async def federation_of(
     root: Path, layout: dict[str, dict[str, Any]], identities: Mapping[str, Identity] = MappingProxyType({})
 ) -> AsyncIterator[tuple[MemoryFederation, dict[str, Member]]]:
-    """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], section: {...}}.
+    """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], "counts": {seed: (...)},
+    section: {...}}.
 
     With the `identities` of an earlier run on the same `root`, its nodes start again.
     """
@@ -231,15 +247,16 @@ async def federation_of(
     async with AsyncExitStack() as stack:
         for organization, what in layout.items():
             roles, seeds = what.get("roles", ["party"]), what.get("models", [])
-            sections = {name: values for name, values in what.items() if name not in ("roles", "models")}
+            sections = {name: values for name, values in what.items() if name not in ("roles", "models", "counts")}
             home = root / organization
             home.mkdir(exist_ok=True)
             entries = []
             for seed in seeds:
                 plan = toy_plan()
-                imported = ImportedModel(
-                    plan=plan, weights=toy_weights(plan, seed), operators=("Gemm", "Relu"), origins={}
-                )
+                weights = toy_weights(plan, seed)
+                if "counts" in what:
+                    plan, weights = with_counts(plan, weights, what["counts"][seed])
+                imported = ImportedModel(plan=plan, weights=weights, operators=("Gemm", "Relu"), origins={})
                 entries.append(Registry(home).add(imported, SERVICE, 0))
             config = config_of(home, organization, roles, **sections)
             identity = identities.get(organization) or Identity.generate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -120,9 +119,9 @@ CUT_OFF = _reports((P1.peer_id, _party(1, LOST, 5)), (DEALER.peer_id, DEALT), (Q
 ABORTED = compose(SEALING, _party(0, LOST, 4), ORDER, CUT_OFF)
 
 
-def _work(receipt: Receipt, index: int, **changed: Any) -> Receipt:
+def _work(receipt: Receipt, index: int, **changed: int) -> Receipt:
     works = list(receipt.work)
-    works[index] = replace(works[index], **changed)
+    works[index] = replace(works[index], **changed)  # type: ignore[arg-type]
     return replace(receipt, work=tuple(works))
 
 

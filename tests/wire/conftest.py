@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -12,7 +13,7 @@ import msgpack
 import finode.wire
 from finode.config import Role
 from finode.identity import Identity
-from finode.wire import committee, control, cosigning, directory, preprocessing, receipts, session, shares
+from finode.wire import committee, contribution, control, cosigning, directory, preprocessing, receipts, session, shares
 from finode.wire.message import Message
 from finode.wire.signed import sign
 
@@ -81,6 +82,8 @@ TERMS = committee.Terms(
     expires_ms=2000,
     nonce=bytes(16),
 )
+WEIGHTED = replace(TERMS, vote=committee.Vote.WEIGHTED, vote_weights=(3,))
+AUGMENTED = replace(TERMS, vote=committee.Vote.AUGMENTED, copies=3, gamma=-256)
 ACCEPT = committee.Accept(committee=TERMS.committee_id(), peer=FIRST.peer_id, holds=(bytes(32),))
 ID16, ID32 = bytes(range(16)), bytes(range(32))
 VERDICT = shares.Verdict(culprit=FIRST.peer_id, round=3, fault=shares.Fault.TIMEOUT, detail="no frame")
@@ -139,6 +142,19 @@ DEPLOYMENT = receipts.Deployment(
     fractional_bits=16,
     signed_ms=1500,
 )
+SET = contribution.DeploymentSet(
+    federation="test",
+    kind=receipts.StatementKind.AGREEMENT,
+    models=(USE,),
+    parties=TERMS.parties,
+    dealer=DEALER.peer_id,
+    vote=committee.Vote.SOFT,
+    classes=2,
+    epoch_s=3600,
+    min_queries=50,
+    sigma_milli=0,
+)
+OPENING = contribution.Opening(of=SET, epoch=3, sessions=(ID16,), samples=64)
 CO_SIGNATURES = tuple(
     receipts.CoSignature(peer=peer, signature=bytes(64)) for peer in sorted((FIRST.peer_id, SECOND.peer_id))
 )
@@ -153,6 +169,8 @@ EXAMPLES: tuple[Message, ...] = (
     directory.DirectoryRecords(records=(sign(OWNER, RECORD),), wanted=(FIRST.peer_id,)),
     TERMS,
     committee.Propose(terms=TERMS),
+    committee.Propose(terms=WEIGHTED),
+    committee.Propose(terms=AUGMENTED),
     ACCEPT,
     committee.Accepted(accept=sign(FIRST, ACCEPT)),
     committee.Refuse(committee=ID32, reason=committee.RefusalReason.BUSY, subject="4", detail="4 sessions run"),
@@ -207,6 +225,16 @@ EXAMPLES: tuple[Message, ...] = (
     cosigning.Finished(
         receipt=receipts.SignedReceipt(body=RECEIPT.encode(), order=sign(QUERIER, ORDER), signatures=CO_SIGNATURES)
     ),
+    contribution.ProposeOpening(opening=OPENING),
+    contribution.OpeningReady(opening=OPENING.id, lacking=(ID16,)),
+    contribution.CommitShare(opening=OPENING.id, commitment=ID32),
+    contribution.OpenShares(opening=OPENING.id, salt=ID32),
+    contribution.StatementSigned(statement=STATEMENT.id, signature=bytes(64)),
+    contribution.SignStatement(statement=STATEMENT),
+    contribution.GiveLabels(session=ID16, count=2, labelled=1),
+    contribution.BallotsKept(session=ID16, kept=True),
+    contribution.LabelsCounted(session=ID16),
+    contribution.JoinFeedback(session=ID16),
     preprocessing.RequestMasks(committee=ID32),
     preprocessing.Masks(committee=ID32, seeds=(ID32,)),
     preprocessing.Deal(committee=ID32, serial=ID16, batch=2),
