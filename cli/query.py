@@ -104,7 +104,11 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             "online_s": timings.online_s,
             "total_s": timings.total_s,
         },
-        "traffic": traffic,
+        "traffic": {
+            "rounds": traffic.rounds,
+            "bytes_sent_per_party": traffic.bytes_sent_per_party,
+            "offline_bytes": traffic.offline_bytes,
+        },
         "engine": answer.engine,
         "label_indices": answer.label_indices.tolist(),
         "top": None if answer.top is None else answer.top.tolist(),

@@ -25,6 +25,7 @@ from finode.config import Role
 from finode.errors import DaemonUnavailable, FinodeError
 from finode.testnet.digits import CLASSES, INPUT_SHAPE, DigitsFederation, prepare
 from finode.testnet.homes import register_model
+from finode.testnet.links import LinkTable
 from finode.testnet.network import POLL_S, Network, NodeState, describe_exit, first_error, log_hint, start
 from finode.testnet.topology import ModelFile, Topology, default_topology
 
@@ -101,12 +102,15 @@ def compare(plaintext: Floats, labels: Integers, private: Floats, private_labels
     )
 
 
-async def run_demo(directory: Path, *, seed: int, screen: Screen) -> DemoResult:
-    """Run the whole demo with its files under `directory`; raise a `FinodeError` if a step of it fails."""
+async def run_demo(directory: Path, *, seed: int, screen: Screen, links: LinkTable | None = None) -> DemoResult:
+    """Run the whole demo with its files under `directory`; raise a `FinodeError` if a step of it fails.
+
+    With `links` the nodes reach each other over emulated ones.
+    """
     watch = _Stopwatch()
-    topology = _topology()
+    topology = demo_topology()
     owners = tuple(node.organization for node in topology.with_role(Role.OWNER))
-    network = await start(topology, directory)
+    network = await start(topology, directory, links=links)
     try:
         async with first_error(), trio.open_nursery() as nursery:
             nursery.start_soon(network.watch, _fail_on_exit)
@@ -193,7 +197,7 @@ async def _ask(client: Client, federation: DigitsFederation, phase: str, screen:
     return Asked(answer=answer, agreement=agreement)
 
 
-def _topology() -> Topology:
+def demo_topology() -> Topology:
     """Return the default topology, but its querier wants all models or no answer, so that there is one to compare."""
     topology = default_topology()
     settings = {"querier": {"min_models": len(topology.with_role(Role.OWNER))}}

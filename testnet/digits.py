@@ -88,7 +88,8 @@ def prepare(
 ) -> DigitsFederation:
     """Split the digits over `owners`, train and export a model for each into `directory`.
 
-    `organizations` are the owners' names, one for each; "owner-1" and so on if there are none.
+    `organizations` are the owners' names, one for each; "owner-1" and so on if there are none. Of `held_out` digits
+    the first 360 are those that nobody trained on; who asks for more gets digits of the owners' own beside them.
 
     Raises `ConfigError` if scikit-learn or onnxscript is missing, or the digits cannot be split so.
     """
@@ -100,12 +101,12 @@ def prepare(
     names = tuple(organizations) or tuple(f"owner-{index + 1}" for index in range(owners))
     if len(names) != owners:
         raise ConfigError(f"{len(names)} names for {owners} owners")
-    if not 0 < held_out <= _TEST_SAMPLES:
-        raise ConfigError(f"held_out is {held_out}; it must be 1 to {_TEST_SAMPLES}")
+    if not 0 < held_out <= len(images):
+        raise ConfigError(f"held_out is {held_out}; it must be 1 to {len(images)}")
     parts = split(labels[train], owners=owners, alpha=alpha, seed=seed)
     directory.mkdir(parents=True, exist_ok=True)
 
-    asked = test[:held_out]
+    asked = order[:held_out]
     summed = np.zeros((held_out, CLASSES))
     models: list[TrainedModel] = []
     threads = torch.get_num_threads()
@@ -118,7 +119,7 @@ def prepare(
                 architecture, module, with_softmax = _architecture(index)
                 _train(module, images[own], labels[own])
             predictions = _probabilities(module, images[test])
-            summed += predictions[:held_out]
+            summed += _probabilities(module, images[asked])
             path = directory / f"digits-{index + 1}.onnx"
             _export(module, with_softmax, path)
             counts = np.bincount(labels[own], minlength=CLASSES)

@@ -56,7 +56,8 @@ class Timings:
     """Seconds by phase, as the querier saw them.
 
     `offline_s` is the wait for correlated randomness: near 0 where it was `dealt_ahead`. `online_s` is all the rest of
-    the sessions, sharing the input and adding up the output included.
+    the sessions, sharing the input and adding up the output included; of that, `compute_s` is what the slowest party's
+    worker computed.
     """
 
     negotiation_s: float
@@ -65,15 +66,17 @@ class Timings:
     online_s: float
     total_s: float
     dealt_ahead: bool = False
+    compute_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """Rounds, bytes each party sent to the other parties, and bytes of the bundle to all parties."""
+    """Rounds, bytes each party sent to the other parties, and bytes of the bundle to all parties, and to each."""
 
     rounds: int
     bytes_sent_per_party: tuple[int, ...]
     offline_bytes: int
+    offline_bytes_per_party: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

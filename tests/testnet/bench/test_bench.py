@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from click.testing import CliRunner
 
 from finode.testnet.bench import plots, report
 from finode.testnet.bench.commands import bench
+from finode.testnet.bench.measure import Plan, Results
+from finode.testnet.bench.work import SWEEPS, Row, Work, quick_preset, table_preset, with_engines
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,34 @@ def test_curves_are_refused_before_anything_is_measured_where_nothing_can_draw(
     assert not list(tmp_path.iterdir())
     with pytest.raises(type(result.exception) if result.exception else AssertionError, match=r"finode\[bench\]"):
         plots.require_matplotlib()
+
+
+@pytest.mark.parametrize(
+    ("options", "works", "agreement_of"),
+    [
+        ([], with_engines(table_preset(), ["native", "crypten"]), ("native", "crypten")),
+        (["--engine", "native"], table_preset(), ("native",)),
+        (["--quick"], quick_preset(), ()),
+        (["--sweep", "all"], tuple(dict.fromkeys(work for sweep in SWEEPS.values() for work in sweep())), ()),
+        (["--sweep", "links", "--link", "lan"], [w for w in SWEEPS["links"]() if w.link == "lan"], ()),
+    ],
+    ids=["table", "native", "quick", "all-sweeps", "one-link"],
+)
+def test_what_is_measured_follows_from_the_options(
+    options: list[str], works: Sequence[Work], agreement_of: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[set[Work], Plan]] = []
+
+    async def run(given: Sequence[Work], plan: Plan, directory: Path, **_: object) -> Results:
+        asked.append((set(given), plan))
+        return Results(tuple(Row(work, None, "not run") for work in given))
+
+    monkeypatch.setattr("finode.testnet.bench.measure.run", run)
+    done = CliRunner().invoke(bench, [*options, "--repeat", "3", "--json"])
+
+    assert asked == [(set(works), Plan(repeats=3, agreement_of=agreement_of))]
+    assert len(json.loads(done.stdout)["rows"]) == len(works)
+    assert done.exit_code == 1  # no row has figures
 
 
 @pytest.mark.slow
