@@ -179,6 +179,8 @@ async def _demo(seed: int, links: LinkTable | None, as_json: bool) -> int:
                 f"the private answer is not the plaintext one: {describe_agreement(asked.agreement)}",
                 hint=f"this is a bug of finode; it comes again with --seed {seed}",
             )
+    if not result.settlement.holds:
+        raise FinodeError("the books of the nodes differ, or do not add up", hint="this is a bug of finode")
     return 0
 
 

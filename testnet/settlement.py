@@ -90,7 +90,7 @@ async def settle(network: Network, late_node: str, receipts: int, step: Step) ->
     nodes = network.nodes
     step("waiting for receipts and for the end of the epoch", 0, len(nodes) + 1)
     await _settled(nodes[0], receipts)
-    books = []
+    books: list[Books] = []
     for node in nodes:
         books.append(await _same_books(node, books[0] if books else None, SETTLED_TIMEOUT_S))
         step(f"{node.organization} has {books[-1].receipts} receipts", len(books), len(nodes) + 1)
