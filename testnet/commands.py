@@ -221,6 +221,8 @@ async def _demo(seed: int, vote: DemoVote, links: LinkTable | None, as_json: boo
                 f"the private answer is not the plaintext one: {describe_agreement(asked.agreement)}",
                 hint=f"this is a bug of finode; it comes again with --seed {seed}",
             )
+    if not result.settlement.holds:
+        raise FinodeError("the books of the nodes differ, or do not add up", hint="this is a bug of finode")
     return 0
 
 
