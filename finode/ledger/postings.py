@@ -56,6 +56,7 @@ class Setting:
     engine: str
     vote: Vote
     classes: int
+    copies: int = 0
 
     @property
     def pays_at_once(self) -> bool:
@@ -79,6 +80,11 @@ class Bill:
     signers: frozenset[PeerId]
 
     @property
+    def pot(self) -> int:
+        """Micro-credits for all inputs and their copies."""
+        return self.setting.rewards.price * self.count * (1 + self.setting.copies)
+
+    @property
     def epoch(self) -> int:
         """The epoch in which the session ended."""
         return self.setting.rewards.epoch_of(self.ended_ms)
@@ -99,7 +105,9 @@ class Settlement:
 def setting_of(verified: VerifiedReceipt) -> Setting:
     """Return what the receipt has in common with others of its committee."""
     one = verified.receipt
-    return Setting(one.querier, one.parties, one.dealer, one.models, one.rewards, one.engine, one.vote, one.classes)
+    return Setting(
+        one.querier, one.parties, one.dealer, one.models, one.rewards, one.engine, one.vote, one.classes, one.copies
+    )
 
 
 def bill_of(verified: VerifiedReceipt, setting: Setting) -> Bill:
@@ -123,7 +131,7 @@ def settle(bill: Bill, shares: Sequence[int] | None) -> Settlement:
     """Return the amounts of a bill. `shares` are its models' parts of `WHOLE`; None while they are not known."""
     setting, signers = bill.setting, bill.signers
     rewards = setting.rewards
-    pot = rewards.price * bill.count
+    pot = bill.pot
     if not pot or 2 * bill.votes() <= len(setting.parties) + 1:
         return Settlement((), 0)
     of_dealer, of_parties = pot * rewards.dealer // PER_MILLE, pot * rewards.parties // PER_MILLE

@@ -13,12 +13,13 @@ def reason(bill: Bill, role: AccountRole, settlement: Settlement, samples: int) 
     """
     setting = bill.setting
     rewards = setting.rewards
-    pot = rewards.price * bill.count
+    pot = bill.pot
     match role:
         case AccountRole.QUERIER:
             if not bill.answered:
                 return f"aborted by {bill.culprit or 'nobody known'}: the work of the others is charged"
-            text = f"{bill.count} inputs at {rewards.price}"
+            copies = f", each with {setting.copies} copies," if setting.copies else ""
+            text = f"{bill.count} inputs{copies} at {rewards.price}"
             if settlement.pending:
                 text += f"; {settlement.pending} of it pending for the owners"
             return text

@@ -78,6 +78,7 @@ class Sealing:
             verdict=None if verdict is None else replace(verdict, detail=""),
             work=work,
             transcript=transcript,
+            copies=terms.copies,
         )
 
     def objection(self, receipt: Receipt, order: Order) -> str:
