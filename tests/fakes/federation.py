@@ -180,8 +180,8 @@ class MemoryFiling:
         elif isinstance(record, SignedStatement):
             self.statements.append(verify_statement(record))
 
-    def receipt_of(self, session: bytes) -> Receipt | None:
-        return next((one.receipt for one in self.receipts.values() if one.receipt.session == session), None)
+    def receipts_of(self, session: bytes) -> list[Receipt]:
+        return [one.receipt for one in self.receipts.values() if one.receipt.session == session]
 
     def of(self, session: str) -> list[VerifiedReceipt]:
         """Return the receipts of one session."""
