@@ -206,8 +206,12 @@ class Accounts:
 
     def digest(self) -> bytes:
         """Return the hash of all balances by peer and of what is pending: equal where the records are equal."""
-        rows = [[peer, one.paid, one.as_owner, one.as_party, one.as_dealer] for peer, one in self.balances().items()]
-        return canonical.digest("balances", canonical.encode([rows, self._pending]))
+        # In decimal: amounts have no upper bound, the integers of the canonical encoding have.
+        rows = [
+            [peer, *map(str, (one.paid, one.as_owner, one.as_party, one.as_dealer))]
+            for peer, one in self.balances().items()
+        ]
+        return canonical.digest("balances", canonical.encode([rows, str(self._pending)]))
 
     def _settled(self, epoch: int | None) -> Iterator[tuple[Bill, Shares | None]]:
         for paid in self._paid.values():

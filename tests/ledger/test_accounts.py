@@ -325,6 +325,18 @@ def test_any_order_repetition_and_pause_gives_the_same_books(data: st.DataObject
         assert sum(one.amount for one in accounts.explain(peer)) == accounts.balance(peer)
 
 
+def test_amounts_beyond_all_integers_of_the_encoding_have_a_digest() -> None:
+    """Members that agree on the highest price and the most inputs must not keep everybody from their balances."""
+    dear = [
+        verified(replace(receipt(name, terms=rewards(price=(1 << 40) - 1)), count=4096, copies=4095))
+        for name in ("one", "two", "three")
+    ]
+    accounts = accounts_of(*dear)
+
+    assert max(one.paid for one in accounts.balances().values()) > 1 << 64
+    assert accounts.digest() != accounts_of(*dear[:2]).digest()
+
+
 def test_books_with_other_balances_have_other_digests() -> None:
     assert accounts_of(RECORDS[0]).digest() != accounts_of(RECORDS[3]).digest()
     assert accounts_of(RECORDS[0]).digest() != Accounts().digest()
