@@ -156,6 +156,7 @@ class Openings:
         self._timeout_s = config.session.answer_timeout_s
         self._log = log
         self._later: dict[bytes, tuple[float, float]] = {}
+        self._receipted: dict[bytes, frozenset[bytes]] = {}
 
     # The first party
 
@@ -197,7 +198,14 @@ class Openings:
         """Return an opening of all sessions of past epochs that the rules let open."""
         epoch = (self._clock_ms() - GRACE_MS) // (1000 * of.epoch_s)
         past = [part for part in self._store.waiting(of.key) if part.ended_ms // (1000 * of.epoch_s) < epoch]
-        known = [part for part in past if any(_fits(of, one) for one in self._receipts_of(part.session))]
+        # What waits may wait for weeks: its receipts are looked at until they have come, not every second.
+        before = self._receipted.get(of.key, frozenset())
+        known = [
+            part
+            for part in past
+            if part.session in before or any(_fits(of, one) for one in self._receipts_of(part.session))
+        ]
+        self._receipted[of.key] = frozenset(part.session for part in known)
         if not (chosen := largest_opening(known, of.min_queries)):
             return None
         return Opening(

@@ -175,6 +175,26 @@ def test_sums_of_one_session_count_once(turn: int) -> None:
 
 
 @pytest.mark.parametrize("turn", [1, -1])
+def test_others_that_name_a_session_in_their_statement_do_not_keep_it_from_counting(turn: int) -> None:
+    turned = PARTIES[::-1]
+    honest = statement(["a"], agreement=(3 << 16, 0, 0))
+    tries = (statement(["a", "b"], agreement=(0, part, 0), parties=turned) for part in range(1 << 16, 2 << 16))
+    meddling = next(one for one in tries if one.id < honest.id)
+    body = receipt("a", terms=AGREEMENT)
+    records: list[Record] = [
+        verified(body),
+        verified(receipt("b", terms=AGREEMENT, parties=turned)),
+        verified_statement(honest),
+        verified_statement(meddling),
+    ]
+
+    accounts = accounts_of(*records[::turn])
+
+    assert accounts.settled(body.id)
+    assert balances(accounts)[-3] > 0
+
+
+@pytest.mark.parametrize("turn", [1, -1])
 def test_of_two_epochs_that_cover_a_session_the_statement_with_the_lowest_id_decides(turn: int) -> None:
     claims = [
         statement(["a"], agreement=(3 << 16, 0, 0), epoch=5),
