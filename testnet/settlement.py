@@ -7,7 +7,6 @@ for theirs, and compared. Then one more daemon starts, which knows nothing, and 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -39,7 +38,8 @@ class Books:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """Why an organization earned something in one role: the amount, of how many receipts, and the words for it."""
+    """Why an organization earned something in one role: the amount, of how many receipts, and what the ledger says of
+    the largest of them."""
 
     role: str
     amount: int
@@ -153,13 +153,12 @@ async def _same_books(node: NodeState, expected: Books | None, timeout_s: float)
 
 
 def _reasons(explanation: ExplanationView) -> tuple[Reason, ...]:
-    """Sum up an explanation by role and words, the largest amount first."""
-    amounts: dict[tuple[str, str], int] = defaultdict(int)
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    for entry in explanation.amounts:
-        amounts[entry.role, entry.why] += entry.amount
-        counts[entry.role, entry.why] += 1
-    found = [
-        Reason(role=role, amount=amount, receipts=counts[role, why], why=why) for (role, why), amount in amounts.items()
-    ]
-    return tuple(sorted(found, key=lambda reason: (-reason.amount, reason.role, reason.why)))
+    """Sum up an explanation by role, the largest amount first."""
+    roles = dict.fromkeys(entry.role for entry in explanation.amounts)
+    by_role = {role: [entry for entry in explanation.amounts if entry.role == role] for role in roles}
+    found = []
+    for role, entries in by_role.items():
+        largest = max(entries, key=lambda entry: (abs(entry.amount), entry.receipt))
+        amount = sum(entry.amount for entry in entries)
+        found.append(Reason(role=role, amount=amount, receipts=len(entries), why=largest.why))
+    return tuple(sorted(found, key=lambda reason: (-reason.amount, reason.role)))
