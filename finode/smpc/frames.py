@@ -18,6 +18,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,7 @@ class Opening:
 
     def pack(self) -> Raw:
         """Return the raw buffer of this share."""
-        flat = self.data.contiguous().view(-1).numpy()
+        flat = self.data.cpu().contiguous().view(-1).numpy()
         if self.kind is Kind.ELEMENTS:
             return flat.astype("<i8", copy=False).view(np.uint8)
         if self.kind is Kind.BITS:
@@ -67,23 +68,26 @@ class Opening:
         return np.packbits(planes.astype(np.uint8), axis=1, bitorder="little").reshape(-1)
 
     def combine(self, own: Raw, others: Sequence[memoryview]) -> Tensor:
-        """Return the opened values from all parties' raw buffers, in the shape of the share."""
+        """Return the opened values from all parties' raw buffers, in the shape of the share and on its device."""
+        return torch.from_numpy(self._combined(own, others)).view(self.data.shape).to(self.data.device)
+
+    def _combined(self, own: Raw, others: Sequence[memoryview]) -> npt.NDArray[Any]:
         if self.kind is Kind.ELEMENTS:
             total = own.view("<i8").copy()
             for other in others:
                 total += np.frombuffer(other, dtype="<i8")
-            return torch.from_numpy(total).view(self.data.shape)
+            return total
         if self.kind is Kind.BITS:
             packed = own.copy()
             for other in others:
                 packed ^= np.frombuffer(other, dtype=np.uint8)
-            return torch.from_numpy(_unpack(packed, self.count)).view(self.data.shape)
+            return _unpack(packed, self.count)
         residues = np.zeros(self.count, dtype=np.int64)
         for raw in (own, *(np.frombuffer(other, dtype=np.uint8) for other in others)):
             planes = raw.reshape(self.width, -1)
             for bit in range(self.width):
                 residues += _unpack(planes[bit], self.count).astype(np.int64) << bit
-        return torch.from_numpy(residues & ((1 << self.width) - 1)).view(self.data.shape)
+        return residues & ((1 << self.width) - 1)
 
     def raw_bytes(self) -> int:
         """Return the size of the raw buffer."""
