@@ -8,11 +8,12 @@ would give, and the others cannot tell.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from finode.errors import ConfigError
+from finode.errors import ConfigError, FinodeError
 from finode.smpc import ring_products
 
 CPU: Final = torch.device("cpu")
@@ -57,3 +58,25 @@ def check_products(device: torch.device) -> None:
             f"the device {device} does not multiply float64 exactly, so it cannot compute on shares",
             hint='switch off what emulates float64 on it (such as CUBLAS_EMULATE_...), or set [node] device = "cpu"',
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is to be told of an error of the device; `lost`: nothing that this process does on it will work again."""
+
+    error: FinodeError
+    lost: bool
+
+
+def fault_of(error: BaseException) -> Fault | None:
+    """Return what an exception says about the device; None for one that says nothing about it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        told = FinodeError(
+            "the GPU's memory is used up",
+            hint="lower [party] session_memory_mb and pool_memory_mb, [node] capacity or workers: all share the GPU",
+        )
+        return Fault(told, lost=False)
+    if isinstance(error, torch.AcceleratorError):
+        told = FinodeError("the GPU failed; a new worker starts", hint="see the daemon's log, nvidia-smi and dmesg")
+        return Fault(told, lost=True)
+    return None

@@ -1,4 +1,4 @@
-"""Measuring: one federation for all works of equal parties, and for each work its queries.
+"""Measuring: one federation for all works of equal parties on one device, and for each work its queries.
 
 The federation has the parties, which also own the models, a dealer, and two queriers: one that keeps its committees,
 and one whose committees live too short to be used twice, so that each of its queries finds deployments kept and nothing
@@ -51,6 +51,11 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "network": {"heartbeat_timeout_s": 60.0},
     "owner": {"queries_per_day": 1_000_000_000},
 }
+MEMORY: Final[dict[str, dict[str, Any]]] = {
+    # For a ResNet-50 of one large image: a party's default is meant for smaller ones.
+    "party": {"session_memory_mb": 8192, "pool_memory_mb": 8192},
+    "dealer": {"pool_memory_mb": 4096},
+}
 Floats = npt.NDArray[np.float64]
 _Traffic = Mapping[tuple[str, str], int]
 
@@ -88,14 +93,14 @@ async def run(
     on_step: Callable[[str, int, int], None],
     on_row: Callable[[Row], None],
 ) -> tuple[Row, ...]:
-    """Measure all works, those of equal parties in one federation; return the rows in the order of `works`.
+    """Measure all works, those of equal parties and device in one federation; return rows in the order of `works`.
 
     A work that fails gives a row with the reason. Raises a `FinodeError` if a federation does not start.
     """
     rows: dict[Work, Row] = {}
-    for parties in sorted({work.parties for work in works}):
-        group = [work for work in works if work.parties == parties]
-        folder = directory / f"parties-{parties}"
+    for parties, device in sorted({(work.parties, work.device) for work in works}):
+        group = [work for work in works if (work.parties, work.device) == (parties, device)]
+        folder = directory / f"parties-{parties}-{device}"
         on_step(f"{parties} parties: models and daemons", len(rows), len(works))
         topology = await trio.to_thread.run_sync(topology_of, group, folder)
         names = [node.name for node in topology.nodes]
@@ -116,8 +121,9 @@ async def run(
 
 
 def topology_of(works: Sequence[Work], directory: Path) -> Topology:
-    """Return the federation for these works, all of the same number of parties; write its models to `directory`."""
+    """Return the federation for these works, all of equal parties and device; write its models to `directory`."""
     parties = works[0].parties
+    computing = {**SETTINGS, **MEMORY, "node": {"device": works[0].device}}
     directory.mkdir(parents=True, exist_ok=True)
     owned: list[list[ModelFile]] = [[] for _ in range(parties)]
     labels = directory / "labels.txt"
@@ -134,12 +140,12 @@ def topology_of(works: Sequence[Work], directory: Path) -> Topology:
             name=f"party-{index + 1}",
             organization=f"Party {index + 1}",
             roles=(Role.OWNER, Role.PARTY) if owned[index] else (Role.PARTY,),
-            settings=SETTINGS,
+            settings=computing,
             models=tuple(owned[index]),
         )
         for index in range(parties)
     ]
-    nodes.append(NodeSpec(name="dealer", organization="Dealer", roles=(Role.DEALER,), settings=SETTINGS))
+    nodes.append(NodeSpec(name="dealer", organization="Dealer", roles=(Role.DEALER,), settings=computing))
     most = max(work.batch for work in works)
     asking = {"parties": parties, "deadline_s": QUERY_DEADLINE_S, "max_batch": most, "quota": max(256, 100 * most)}
     for name, extra in (("querier", {}), ("cold-querier", {"committee_lifetime_s": COLD_LIFETIME_S})):
@@ -166,7 +172,7 @@ async def _measure(network: Network, work: Work, links: LinkTable, plan: Plan) -
         raise ConfigError("a benchmark needs emulated links")
     await emulation.set_links(links)
     owners = [node.home for node in network.with_role(Role.OWNER)]
-    inputs = models.inputs(work.batch)
+    inputs = models.inputs(work.batch, shape=models.input_shape(work.model))
     samples = _Samples(await trio.to_thread.run_sync(soft_vote, owners, work.service, inputs))
     began = time.monotonic()
     querier, cold_querier = network.with_role(Role.QUERIER)

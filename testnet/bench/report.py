@@ -18,6 +18,7 @@ from finode.testnet.report import print_table
 
 COLUMNS: Final = (
     "engine",
+    "device",
     "model",
     "models",
     "parties",
@@ -106,7 +107,7 @@ def print_rows(console: Console, rows: Sequence[Row]) -> None:
         [
             (
                 _work(row),
-                row.work.engine,
+                row.work.computed_by,
                 row.work.link,
                 f"{figures.online_s:.3f}",
                 f"{figures.offline_s:.3f}",
@@ -127,7 +128,7 @@ def print_rows(console: Console, rows: Sequence[Row]) -> None:
         [
             (
                 _work(row),
-                row.work.engine,
+                row.work.computed_by,
                 row.work.link,
                 f"{figures.online_s:.3f}",
                 f"{figures.phases.latency_s:.3f}",

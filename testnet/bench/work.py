@@ -23,7 +23,7 @@ PAPER_LINKS: Final = ("lan", "continental")
 class Work:
     """One query to measure: `models` models of a kind, a soft vote over them, revealed as probabilities.
 
-    `sustained`: measure a stream of such queries too, with their dealing.
+    `device` is where parties and dealer compute. `sustained`: measure a stream of such queries too, with their dealing.
     """
 
     model: str
@@ -32,6 +32,7 @@ class Work:
     batch: int = 1
     link: str = "lan"
     engine: str = "native"
+    device: str = "cpu"
     sustained: bool = False
 
     @property
@@ -39,9 +40,14 @@ class Work:
         """The name of the service that these models are offered for."""
         return f"{self.model}-{self.models}"
 
+    @property
+    def computed_by(self) -> str:
+        """The engine, and the device where that is not the processor."""
+        return self.engine if self.device == "cpu" else f"{self.engine} on {self.device}"
+
     def __str__(self) -> str:
         what = f"{self.models} x {self.model}" if self.models > 1 else self.model
-        return f"{what}, batch {self.batch}, {self.parties} parties, {self.link}, {self.engine}"
+        return f"{what}, batch {self.batch}, {self.parties} parties, {self.link}, {self.computed_by}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,3 +159,15 @@ SWEEPS: Final[Mapping[str, Callable[[], tuple[Work, ...]]]] = MappingProxyType(
 def with_engines(works: Sequence[Work], engines: Sequence[str]) -> tuple[Work, ...]:
     """Return each work for each engine, side by side."""
     return tuple(dict.fromkeys(replace(work, engine=engine) for work in works for engine in engines))
+
+
+def on_devices(works: Sequence[Work], devices: Sequence[str]) -> tuple[Work, ...]:
+    """Return each work on each device, one device after the other: each needs a federation of its own.
+
+    Only the native engine computes elsewhere than on the processor: works of another one stay there.
+    """
+    return tuple(
+        dict.fromkeys(
+            work if work.engine != "native" else replace(work, device=device) for device in devices for work in works
+        )
+    )

@@ -100,5 +100,5 @@ def _register() -> None:
 def accelerator() -> Iterator[torch.device]:
     """Give the device for as long as the body lasts."""
     _register()
-    with _Mode():
+    with _Mode():  # type: ignore[no-untyped-call]
         yield torch.device(KIND, 0)
