@@ -240,7 +240,12 @@ def write_model(name: str, seed: int, path: Path) -> None:
 
 def input_shape(name: str) -> tuple[int, int, int]:
     """Return the shape of an input of the model `name`."""
-    return LARGE_INPUT_SHAPE if name == "resnet50" else INPUT_SHAPE
+    return LARGE_INPUT_SHAPE if is_large(name) else INPUT_SHAPE
+
+
+def is_large(name: str) -> bool:
+    """Whether the model `name` takes large images, and a party more memory for a run than it offers by default."""
+    return name == "resnet50"
 
 
 def inputs(batch: int, seed: int = 0, shape: tuple[int, int, int] = INPUT_SHAPE) -> npt.NDArray[np.float64]:
