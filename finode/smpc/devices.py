@@ -23,7 +23,7 @@ _CHECKED_SIZE = 48
 
 
 def open_device(name: str) -> torch.device:
-    """Return the device `name`, "cpu" or "cuda", after a trial of its products.
+    """Return the device `name`, "cpu" or "cuda" (the first that CUDA_VISIBLE_DEVICES leaves), after a trial of products.
 
     Raises `ConfigError` that says what to do when there is no such device, or when it does not multiply exactly.
     """
