@@ -23,7 +23,7 @@ _CHECKED_SIZE = 48
 
 
 def open_device(name: str) -> torch.device:
-    """Return the device `name`, "cpu" or "cuda" (the first that CUDA_VISIBLE_DEVICES leaves), after a trial of products.
+    """Return the device `name`, after a trial of its products: "cpu", or "cuda", the first that CUDA_VISIBLE_DEVICES has.
 
     Raises `ConfigError` that says what to do when there is no such device, or when it does not multiply exactly.
     """
@@ -56,7 +56,7 @@ def check_products(device: torch.device) -> None:
     if not torch.equal(ring_products.by_limbs(a.to(device), b.to(device)).cpu(), a @ b):
         raise ConfigError(
             f"the device {device} does not multiply float64 exactly, so it cannot compute on shares",
-            hint='switch off what emulates float64 on it (such as CUBLAS_EMULATE_...), or set [node] device = "cpu"',
+            hint='switch off what its libraries emulate float64 with, or set [node] device = "cpu"',
         )
 
 
