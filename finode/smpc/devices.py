@@ -23,7 +23,7 @@ _CHECKED_SIZE = 48
 
 
 def open_device(name: str) -> torch.device:
-    """Return the device `name`, after a trial of its products: "cpu", or "cuda", the first that CUDA_VISIBLE_DEVICES has.
+    """Return the device `name`: "cpu", or "cuda", the first of CUDA_VISIBLE_DEVICES, after a trial of its products.
 
     Raises `ConfigError` that says what to do when there is no such device, or when it does not multiply exactly.
     """
