@@ -108,8 +108,9 @@ def test_votes_run_as_on_the_processor(vote: str, reveal: str, device: torch.dev
 
 
 @pytest.mark.slow
-def test_more_classes_than_a_block_run_as_on_the_processor(device: torch.device) -> None:
-    _compare([models.mlp(1, classes=40)], device, reveal="top1")
+@pytest.mark.parametrize(("vote", "reveal"), [("soft", "top1"), ("hard", "probabilities")])
+def test_more_classes_than_a_block_run_as_on_the_processor(vote: str, reveal: str, device: torch.device) -> None:
+    _compare([models.mlp(1, classes=40)], device, vote=vote, reveal=reveal)
 
 
 @pytest.mark.slow
