@@ -26,7 +26,7 @@ def from_bytes(data: Buffer, shape: tuple[int, ...]) -> Tensor:
 
 def to_bytes(x: Tensor) -> bytes:
     """Return the elements of `x` as little-endian int64 in C order."""
-    return x.cpu().contiguous().numpy().astype("<i8", copy=False).tobytes()
+    return x.contiguous().numpy().astype("<i8", copy=False).tobytes()
 
 
 def high_part(x: Tensor, shift: int) -> Tensor:
