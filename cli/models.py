@@ -25,6 +25,7 @@ def models() -> None:
 @click.option("--price", type=click.IntRange(min=0), default=0, show_default=True, help="Micro-credits per input.")
 @click.option("--calibration", type=_file, metavar="X.npy", help="Typical inputs, to check the number range with.")
 @click.option("--preprocess", type=_file, metavar="FILE", help="TOML: how an image becomes a tensor.")
+@click.option("--counts", type=_file, metavar="FILE", help="JSON: training samples by class; shared as secrets.")
 @home_option
 @json_option
 def add(
@@ -34,6 +35,7 @@ def add(
     price: int,
     calibration: Path | None,
     preprocess: Path | None,
+    counts: Path | None,
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -49,6 +51,7 @@ def add(
         price=price,
         calibration_path=calibration,
         preprocess_path=preprocess,
+        counts_path=counts,
     )
     for text in added.warnings:
         warn(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,26 @@ from .progress import shown_progress
 
 if TYPE_CHECKING:
     from finode.client import Answer
+    from finode.client.client import VoteName
+
+
+def parse_weights(context: click.Context, option: click.Parameter, value: str | None) -> dict[str, float] | None:
+    """Return `NAME=W,NAME=W` as a dict; what the names mean is for the daemon to say."""
+    if value is None:
+        return None
+    found: dict[str, float] = {}
+    for part in value.split(","):
+        name, _, number = (piece.strip() for piece in part.rpartition("="))
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not name or not math.isfinite(weight):
+            raise click.BadParameter(f"{part.strip()!r} is not NAME=NUMBER", context, option)
+        if name in found:
+            raise click.BadParameter(f"{name!r} has two weights", context, option)
+        found[name] = weight
+    return found
 
 
 @click.command()
@@ -22,11 +43,20 @@ if TYPE_CHECKING:
 @click.option("--parties", type=click.IntRange(2, 16), help="Computing parties of the committee.")
 @click.option(
     "--vote",
-    type=click.Choice(("soft", "hard", "entropy", "spectral")),
+    type=click.Choice(("soft", "hard", "weighted", "entropy", "spectral", "augmented", "prior")),
     default="soft",
     show_default=True,
-    help="How the models' answers become one; entropy and spectral weigh sure models more.",
+    help="How the models' answers become one; entropy and spectral weigh sure models more, augmented stable ones, "
+    "prior those that saw more of a class.",
 )
+@click.option(
+    "--weights",
+    callback=parse_weights,
+    metavar="NAME=W,...",
+    help="Of the vote weighted: by organization, by first digits of a version, or by * for all others.",
+)
+@click.option("--copies", type=click.IntRange(1, 15), help="Of the vote augmented: copies of each input.")
+@click.option("--gamma", type=click.FloatRange(-16, 16), help="Of the vote augmented: below 0 stable models win.")
 @click.option(
     "--reveal",
     type=click.Choice(("probabilities", "top1", "label")),
@@ -42,7 +72,10 @@ def query(
     service: str,
     input: Path,
     parties: int | None,
-    vote: Literal["soft", "hard", "entropy", "spectral"],
+    vote: VoteName,
+    weights: dict[str, float] | None,
+    copies: int | None,
+    gamma: float | None,
     reveal: Literal["probabilities", "top1", "label"],
     deadline: float | None,
     engine: Literal["native", "crypten"] | None,
@@ -72,6 +105,9 @@ def query(
                     reveal=reveal,
                     deadline_s=deadline,
                     engine=engine,
+                    weights=weights,
+                    copies=copies,
+                    gamma=gamma,
                     on_progress=on_progress,
                 )
 
@@ -104,7 +140,11 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             "online_s": timings.online_s,
             "total_s": timings.total_s,
         },
-        "traffic": traffic,
+        "traffic": {
+            "rounds": traffic.rounds,
+            "bytes_sent_per_party": traffic.bytes_sent_per_party,
+            "offline_bytes": traffic.offline_bytes,
+        },
         "engine": answer.engine,
         "label_indices": answer.label_indices.tolist(),
         "top": None if answer.top is None else answer.top.tolist(),

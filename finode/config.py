@@ -147,6 +147,28 @@ class FederationSection(Section):
     )
     trust: Trust = Field(default=Trust.ROSTER, description='"roster", or "open": anybody may join')
     roster: str = Field(default="roster.toml", description="the file of accepted peers, relative to the home")
+    scheme: Literal["equal", "final_agreement", "entropy", "dawid_skene", "labelled"] = Field(
+        default="dawid_skene", description="how the owners' part of a price is split between the models"
+    )
+    owners_part: int = Field(default=700, ge=0, le=1000, description="of a price, for the owners, per mille")
+    parties_part: int = Field(default=200, ge=0, le=1000, description="of a price, for the parties, per mille")
+    dealer_part: int = Field(default=100, ge=0, le=1000, description="of a price, for the dealer, per mille")
+    epoch_s: int = Field(default=86400, ge=1, le=366 * 86400, description="length of an epoch; counted from 1970")
+    min_queries: int = Field(
+        default=50, ge=1, description="inputs of an epoch below which no sums of votes are opened: they carry over"
+    )
+    noise: float = Field(
+        default=0.0, ge=0, le=1e6, description="deviation of the noise added to the sums on shares; 0: none"
+    )
+    credit_limit: int = Field(
+        default=1_000_000_000, ge=0, description="micro-credits that an organization may owe before owners refuse it"
+    )
+
+    @model_validator(mode="after")
+    def _parts_add_up(self) -> FederationSection:
+        if (total := self.owners_part + self.parties_part + self.dealer_part) != 1000:
+            raise ValueError(f"owners_part, parties_part and dealer_part add up to {total}, they must make 1000")
+        return self
 
 
 class OwnerSection(Section):
@@ -186,6 +208,12 @@ class PartySection(Section):
         ge=1,
         description="memory for bundles kept for queries to come, counted as their runs will need it",
     )
+    feedback_window_s: float = Field(
+        default=86400.0,
+        ge=0,
+        le=31 * 86400,
+        description="how long the votes of a session are kept, as shares in memory, for labels that come later; 0: not",
+    )
     session_memory_mb: int = Field(
         default=1024, ge=16, description="memory of one session; queriers cut larger batches into several"
     )
@@ -215,6 +243,8 @@ class QuerierSection(Section):
         default=64, ge=1, le=4096, description="most inputs of one session; more are asked in several"
     )
     quota: int = Field(default=256, ge=1, description="inputs that may be asked on one committee")
+    price: int = Field(default=1000, ge=0, description="micro-credits offered per input, or what is asked if more")
+    max_price: int = Field(default=1_000_000, ge=0, description="most micro-credits to offer per input")
     exclude: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
         default=(), description="peer ids or organizations never to choose"
     )
@@ -228,6 +258,19 @@ class QuerierSection(Section):
         default="latency", description="latency: few rounds; throughput: fewer bytes, for streams of large batches"
     )
     min_models: int = Field(default=1, ge=1, description="fewest models an answer may come from")
+    copies: int = Field(default=3, ge=1, le=15, description="copies of each input in an augmented vote")
+    gamma: float = Field(
+        default=-1.0,
+        ge=-16,
+        le=16,
+        description="an augmented vote weighs a model by exp(gamma times its mean distance)",
+    )
+    noise: float = Field(
+        default=0.1, ge=0, le=10, description="of the copies, in standard deviations of the input's own values"
+    )
+    flip: bool = Field(
+        default=True, description="make one copy of an image its mirror image; not where that means something else"
+    )
     engine: Literal["native", "crypten"] = Field(
         default="native", description="engine that computes the answers; crypten is there to compare with"
     )
@@ -241,6 +284,12 @@ class SessionSection(Section):
     deal_timeout_s: float = Field(default=60.0, gt=0, le=3600, description="deadline of one bundle")
     round_timeout_s: float = Field(
         default=10.0, gt=0, le=600, description="longest wait for one party's frame of one round; names that party"
+    )
+    cosign_pause_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=600,
+        description="how long a party waits for the one before it to bring the receipt of a session together",
     )
 
 

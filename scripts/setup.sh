@@ -140,7 +140,7 @@ if [ -n "$torch_from" ]; then
 else
     pip_install torch
 fi
-pip_install -q --no-build-isolation -e '.[demo,dev]'
+pip_install -q --no-build-isolation -e '.[bench,demo,dev]'
 # py-libp2p brings trio-typing, whose stubs of an old trio would hide trio's own types from mypy.
 rm -rf "$venv"/lib/python3.*/site-packages/trio-stubs
 # CrypTen, which the engine of that name runs: without what its metadata asks for, of which one package is dead and the

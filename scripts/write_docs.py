@@ -15,6 +15,7 @@ import inspect
 import re
 import sys
 import textwrap
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -29,14 +30,36 @@ from finode.config import Config, Role
 from finode.net import directory as records
 from finode.net.standing import GRAYLIST, LOWEST, RECOVERY_PER_HOUR, PeerFault
 from finode.node.verdicts import BLAMELESS, WORDS
-from finode.wire import committee, control, directory, message, preprocessing, session, shares, signed
+from finode.wire import (
+    committee,
+    contribution,
+    control,
+    cosigning,
+    directory,
+    message,
+    preprocessing,
+    receipts,
+    session,
+    shares,
+    signed,
+)
 from finode.wire.committee import RefusalReason
 from finode.wire.message import HEADER, KIB, MIB, Message
 from finode.wire.shares import Fault
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "docs" / "protocol.md", ROOT / "docs" / "operate.md")
-WIRE: tuple[ModuleType, ...] = (control, directory, committee, shares, preprocessing, session)
+WIRE: tuple[ModuleType, ...] = (
+    control,
+    directory,
+    committee,
+    shares,
+    preprocessing,
+    session,
+    receipts,
+    cosigning,
+    contribution,
+)
 _BLOCK = re.compile(r"(<!-- generated: (?P<name>[\w./-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # What a person may want to know of a refusal beyond its name. A reason that is missing here fails the generation.
@@ -63,6 +86,8 @@ REASONS: Mapping[RefusalReason, str] = {
     RefusalReason.STORAGE_FULL: "the party has no room for weight shares",
     RefusalReason.NOT_SEALED: "the member knows no sealed committee of that id",
     RefusalReason.QUOTA_USED: "the committee's `quota` is used up",
+    RefusalReason.OTHER_REWARDS: "a rule of the terms' `rewards` is not the member's `[federation]` setting",
+    RefusalReason.NO_CREDIT: "the terms could bring the querier's balance below the federation's `credit_limit`",
 }
 
 
@@ -147,6 +172,8 @@ def type_name(kind: object) -> str:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return f"list of {type_name(arguments[0])}"
         return "(" + ", ".join(map(type_name, arguments)) + ")"
+    if isinstance(kind, types.UnionType) and arguments[-1] is types.NoneType:
+        return f"{type_name(arguments[0])} or nil"
     if isinstance(kind, typing.NewType):
         return kind.__name__
     if isinstance(kind, type):
@@ -197,6 +224,8 @@ def _rule(call: ast.Call, namespace: Mapping[str, object]) -> str:
             return f"`{subject}` is printable"
         case "check_seconds":
             return f"`{subject}` is finite and not negative"
+        case "check_ascending":
+            return f"`{subject}` is ascending, at most {_text(call.args[1], namespace)}"
         case "public_key_of":
             return f"`{subject}` is an Ed25519 peer id"
     raise SystemExit(f"no words for the check {ast.unparse(call)}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from finode.testnet.demo import DemoVote
     from finode.testnet.links import LinkTable
     from finode.testnet.network import NodeState
     from finode.testnet.topology import Topology
@@ -78,14 +79,25 @@ def down(directory: Path) -> None:
 
 @testnet.command()
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of split and models.")
+@click.option(
+    "--vote",
+    type=click.Choice(("soft", "prior")),
+    default="soft",
+    show_default=True,
+    help="How the models' answers become one.",
+)
+@link_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def demo(seed: int, as_json: bool) -> None:
+def demo(seed: int, vote: DemoVote, link: str, as_json: bool) -> None:
     """Train five models, and answer a private query with all of them.
 
     Five organizations train small models on uneven parts of scikit-learn's digits. A sixth asks for 32 digits at
     once, on secret shares; the answer is compared with the plaintext one.
     """
-    sys.exit(run_async(partial(_demo, seed, as_json), interrupted=INTERRUPTED))
+    from finode.testnet.demo import demo_topology
+
+    links = _links(link, demo_topology())
+    sys.exit(run_async(partial(_demo, seed, vote, links, as_json), interrupted=INTERRUPTED))
 
 
 def _links(value: str, topology: Topology) -> LinkTable | None:
@@ -146,7 +158,7 @@ async def _down(directory: Path) -> int:
     return 0
 
 
-async def _demo(seed: int, as_json: bool) -> int:
+async def _demo(seed: int, vote: DemoVote, links: LinkTable | None, as_json: bool) -> int:
     from rich.console import Console
 
     from finode.errors import FinodeError
@@ -157,7 +169,7 @@ async def _demo(seed: int, as_json: bool) -> int:
     is_kept = False
     try:
         with open_screen(Console(stderr=True)) as screen:
-            result = await run_demo(directory, seed=seed, screen=screen)
+            result = await run_demo(directory, seed=seed, vote=vote, screen=screen, links=links)
     except FinodeError:
         is_kept = True
         click.echo(f"the nodes' homes and logs are kept in {directory}", err=True)

@@ -1,9 +1,9 @@
 """The demo: five organizations train models of their own, a sixth asks all of them at once, and no one sees its digits.
 
 1. Six daemons start while five small models are trained on an uneven split of scikit-learn's digits.
-2. Each owner registers its model with its own daemon, as `finode models add` does.
+2. Each owner registers its model and its training counts with its own daemon, as `finode models add` does.
 3. The sixth asks for 32 digits that nobody trained on, in one batch, and again on the committee that is now there.
-4. The answers are compared with the plaintext soft vote, which only a demo can compute: here all models lie on one
+4. The answers are compared with the plaintext vote, which only a demo can compute: here all models lie on one
    machine.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,11 @@ from finode.config import Role
 from finode.errors import DaemonUnavailable, FinodeError
 from finode.testnet.digits import CLASSES, INPUT_SHAPE, DigitsFederation, prepare
 from finode.testnet.homes import register_model
+from finode.testnet.links import LinkTable
 from finode.testnet.network import POLL_S, Network, NodeState, describe_exit, first_error, log_hint, start
 from finode.testnet.topology import ModelFile, Topology, default_topology
 
+DemoVote = Literal["soft", "prior"]
 SERVICE = "digits"
 QUESTIONS = 32
 NEAR_TIE = 0.004
@@ -101,20 +103,25 @@ def compare(plaintext: Floats, labels: Integers, private: Floats, private_labels
     )
 
 
-async def run_demo(directory: Path, *, seed: int, screen: Screen) -> DemoResult:
-    """Run the whole demo with its files under `directory`; raise a `FinodeError` if a step of it fails."""
+async def run_demo(
+    directory: Path, *, seed: int, screen: Screen, vote: DemoVote = "soft", links: LinkTable | None = None
+) -> DemoResult:
+    """Run the whole demo with its files under `directory`; raise a `FinodeError` if a step of it fails.
+
+    With `links` the nodes reach each other over emulated ones.
+    """
     watch = _Stopwatch()
-    topology = _topology()
+    topology = demo_topology()
     owners = tuple(node.organization for node in topology.with_role(Role.OWNER))
-    network = await start(topology, directory)
+    network = await start(topology, directory, links=links)
     try:
         async with first_error(), trio.open_nursery() as nursery:
             nursery.start_soon(network.watch, _fail_on_exit)
-            federation = await _start_and_train(network, owners, directory / "models", seed, screen)
+            federation = await _start_and_train(network, owners, directory / "models", seed, vote, screen)
             watch.lap("start and training")
             await _register(network, federation, directory / "models", screen)
             watch.lap("registration")
-            queries = await _ask_twice(network, federation, screen)
+            queries = await _ask_twice(network, federation, vote, screen)
             watch.lap("queries")
             nursery.cancel_scope.cancel()
     finally:
@@ -123,7 +130,7 @@ async def run_demo(directory: Path, *, seed: int, screen: Screen) -> DemoResult:
 
 
 async def _start_and_train(
-    network: Network, owners: Sequence[str], directory: Path, seed: int, screen: Screen
+    network: Network, owners: Sequence[str], directory: Path, seed: int, vote: DemoVote, screen: Screen
 ) -> DigitsFederation:
     ready: list[NodeState] = []
 
@@ -137,7 +144,14 @@ async def _start_and_train(
     screen.step("daemons", "starting", 0, len(network.nodes))
     screen.step("training", "loading torch", 0, len(owners))
     training = partial(
-        prepare, directory, owners=len(owners), alpha=0.5, seed=seed, held_out=QUESTIONS, on_progress=on_trained
+        prepare,
+        directory,
+        owners=len(owners),
+        alpha=0.5,
+        seed=seed,
+        held_out=QUESTIONS,
+        vote=vote,
+        on_progress=on_trained,
     )
     async with first_error(), trio.open_nursery() as nursery:
         nursery.start_soon(network.wait_ready, on_ready)
@@ -154,7 +168,9 @@ async def _register(network: Network, federation: DigitsFederation, directory: P
     preprocess.write_text(f'size = {list(INPUT_SHAPE[1:])}\ncolor = "gray"\n', encoding="utf-8")
     for done, (node, model) in enumerate(zip(owners, federation.models, strict=True)):
         screen.step("registration", f"{node.organization} offers its model", done, len(owners))
-        file = ModelFile(path=model.path, service=SERVICE, labels=labels, preprocess=preprocess)
+        file = ModelFile(
+            path=model.path, service=SERVICE, labels=labels, preprocess=preprocess, counts=model.counts_path
+        )
         await trio.to_thread.run_sync(register_model, node.home, file)
         async with Client(home=node.home) as client:
             await client.reload()
@@ -171,19 +187,21 @@ async def _offers(client: Client) -> int:
     return sum(len(service.offers) for service in await client.services() if service.name == SERVICE)
 
 
-async def _ask_twice(network: Network, federation: DigitsFederation, screen: Screen) -> tuple[Asked, ...]:
+async def _ask_twice(
+    network: Network, federation: DigitsFederation, vote: DemoVote, screen: Screen
+) -> tuple[Asked, ...]:
     async with Client(home=_querier(network).home) as client:
-        first = await _ask(client, federation, "first query", screen)
-        second = await _ask(client, federation, "second query", screen)
+        first = await _ask(client, federation, "first query", vote, screen)
+        second = await _ask(client, federation, "second query", vote, screen)
     return first, second
 
 
-async def _ask(client: Client, federation: DigitsFederation, phase: str, screen: Screen) -> Asked:
+async def _ask(client: Client, federation: DigitsFederation, phase: str, vote: DemoVote, screen: Screen) -> Asked:
     def on_progress(progress: Progress) -> None:
         screen.step(phase, progress.phase, progress.done, progress.total)
 
     screen.step(phase, f"{QUESTIONS} digits in one batch", 0, 0)
-    answer = await client.query(SERVICE, federation.inputs, on_progress=on_progress)
+    answer = await client.query(SERVICE, federation.inputs, vote=vote, on_progress=on_progress)
     screen.step(phase, f"answered in {answer.timings.total_s:.1f} s", 1, 1)
     if answer.probabilities is None:
         raise FinodeError(f"the {phase} asked for probabilities, and the answer has none")
@@ -193,7 +211,7 @@ async def _ask(client: Client, federation: DigitsFederation, phase: str, screen:
     return Asked(answer=answer, agreement=agreement)
 
 
-def _topology() -> Topology:
+def demo_topology() -> Topology:
     """Return the default topology, but its querier wants all models or no answer, so that there is one to compare."""
     topology = default_topology()
     settings = {"querier": {"min_models": len(topology.with_role(Role.OWNER))}}

@@ -10,6 +10,7 @@ Everything follows from the seed. torch and scikit-learn are imported in `prepar
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 INPUT_SHAPE = (1, 8, 8)
+VOTES = ("soft", "prior")
+"""Votes of which `combined` knows what they come to."""
 MIN_SAMPLES = 20
 MIN_CLASSES = 2
 
@@ -58,21 +61,28 @@ class TrainedModel:
     samples: int
     label_counts: tuple[int, ...]
 
+    @property
+    def counts_path(self) -> Path:
+        """Where its counts lie, as `finode models add --counts` takes them."""
+        return self.path.with_suffix(".counts.json")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigitsFederation:
     """Models on disk, and held-out digits to ask for: `inputs` (n, 1, 8, 8) in [0, 1], `labels` (n,).
 
-    `plaintext_probabilities` (n, 10) is the mean of all models' probabilities: what the private answer must equal.
+    `plaintext_probabilities` (n, 10) is what `vote` makes of all models' probabilities: what the private answer must
+    equal.
     """
 
     models: tuple[TrainedModel, ...]
     inputs: Floats = field(repr=False)
     labels: Integers = field(repr=False)
     plaintext_probabilities: Floats = field(repr=False)
+    vote: str = "soft"
 
     def plaintext_accuracy(self) -> float:
-        """Return the share of the held-out digits that the plaintext soft vote names rightly."""
+        """Return the share of the held-out digits that the plaintext vote names rightly."""
         return float((self.plaintext_probabilities.argmax(axis=1) == self.labels).mean())
 
 
@@ -84,29 +94,32 @@ def prepare(
     seed: int = 0,
     held_out: int = 32,
     organizations: Sequence[str] = (),
+    vote: str = "soft",
     on_progress: Progress | None = None,
 ) -> DigitsFederation:
     """Split the digits over `owners`, train and export a model for each into `directory`.
 
-    `organizations` are the owners' names, one for each; "owner-1" and so on if there are none.
+    `organizations` are the owners' names, one for each; "owner-1" and so on if there are none. Of `held_out` digits
+    the first 360 are those that nobody trained on; who asks for more gets digits of the owners' own beside them.
+    `vote` is one of `VOTES`. Beside each model lies `TrainedModel.counts_path`, its training counts.
 
     Raises `ConfigError` if scikit-learn or onnxscript is missing, or the digits cannot be split so.
     """
     import torch
 
-    images, labels = _load()
+    images, labels = load_images()
     order = np.random.default_rng([seed, 0]).permutation(len(images))
     test, train = order[:_TEST_SAMPLES], order[_TEST_SAMPLES:]
     names = tuple(organizations) or tuple(f"owner-{index + 1}" for index in range(owners))
     if len(names) != owners:
         raise ConfigError(f"{len(names)} names for {owners} owners")
-    if not 0 < held_out <= _TEST_SAMPLES:
-        raise ConfigError(f"held_out is {held_out}; it must be 1 to {_TEST_SAMPLES}")
+    if not 0 < held_out <= len(images):
+        raise ConfigError(f"held_out is {held_out}; it must be 1 to {len(images)}")
     parts = split(labels[train], owners=owners, alpha=alpha, seed=seed)
     directory.mkdir(parents=True, exist_ok=True)
 
-    asked = test[:held_out]
-    summed = np.zeros((held_out, CLASSES))
+    asked = order[:held_out]
+    answers: list[Floats] = []
     models: list[TrainedModel] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # nets this small are faster so, and come out the same on every machine
@@ -116,12 +129,13 @@ def prepare(
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(seed * 1009 + index)
                 architecture, module, with_softmax = _architecture(index)
-                _train(module, images[own], labels[own])
+                train_classifier(module, images[own], labels[own])
             predictions = _probabilities(module, images[test])
-            summed += predictions[:held_out]
+            answers.append(_probabilities(module, images[asked]))
             path = directory / f"digits-{index + 1}.onnx"
             _export(module, with_softmax, path)
             counts = np.bincount(labels[own], minlength=CLASSES)
+            path.with_suffix(".counts.json").write_text(json.dumps(counts.tolist()), encoding="utf-8")
             models.append(
                 TrainedModel(
                     organization=name,
@@ -140,8 +154,24 @@ def prepare(
         models=tuple(models),
         inputs=images[asked],
         labels=labels[asked],
-        plaintext_probabilities=summed / owners,
+        plaintext_probabilities=combined(np.stack(answers), [model.label_counts for model in models], vote),
+        vote=vote,
     )
+
+
+def combined(probabilities: Floats, counts: Sequence[Sequence[int]], vote: str) -> Floats:
+    """Return what a vote makes of the models' probabilities (models, n, classes), in floating point.
+
+    "soft" is their mean. "prior" takes each model's prior away, p / (counts + 1), weighs it by counts + 1 class by
+    class, and has every row add up to 1.
+    """
+    if vote == "soft":
+        return np.asarray(probabilities.mean(axis=0))
+    seen = np.asarray(counts, dtype=np.float64)[:, None] + 1
+    corrected = probabilities / seen
+    corrected /= corrected.sum(axis=-1, keepdims=True)
+    scores = (seen * corrected).sum(axis=0) / seen.sum(axis=0)
+    return np.asarray(scores / scores.sum(axis=-1, keepdims=True))
 
 
 def split(labels: Integers, *, owners: int, alpha: float, seed: int) -> tuple[Integers, ...]:
@@ -170,7 +200,8 @@ def split(labels: Integers, *, owners: int, alpha: float, seed: int) -> tuple[In
     )
 
 
-def _load() -> tuple[Floats, Integers]:
+def load_images() -> tuple[Floats, Integers]:
+    """Return all digits, (n, 1, 8, 8) in [0, 1], and their labels; raise `ConfigError` without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -233,7 +264,8 @@ def _architecture(index: int) -> tuple[str, nn.Module, bool]:
     return name, make(), with_softmax
 
 
-def _train(module: nn.Module, images: Floats, labels: Integers) -> None:
+def train_classifier(module: nn.Module, images: Floats, labels: Integers) -> None:
+    """Train a classifier of digits on some of them; torch's generator decides on the order."""
     import torch
 
     x, y = torch.from_numpy(images).float(), torch.from_numpy(labels)

@@ -92,6 +92,7 @@ def register_model(home: Path, model: ModelFile) -> None:
         price=model.price,
         calibration_path=model.calibration,
         preprocess_path=model.preprocess,
+        counts_path=model.counts,
     )
 
 

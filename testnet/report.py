@@ -115,8 +115,12 @@ def print_demo(console: Console, result: DemoResult) -> None:
         f"{agreement.questions} digits that nobody trained on, asked in one batch",
         ("", "right", ""),
         [
-            ("plaintext soft vote", _percent(federation.plaintext_accuracy()), "what the private one must equal"),
-            ("private soft vote", _percent(agreement.accuracy), describe_agreement(agreement)),
+            (
+                f"plaintext {federation.vote} vote",
+                _percent(federation.plaintext_accuracy()),
+                "what the private one must equal",
+            ),
+            (f"private {federation.vote} vote", _percent(agreement.accuracy), describe_agreement(agreement)),
         ],
     )
     committee = first.answer.committee
@@ -157,6 +161,7 @@ def demo_json(result: DemoResult) -> dict[str, Any]:
             }
             for organization, model in zip(result.owners, federation.models, strict=True)
         ],
+        "vote": federation.vote,
         "plaintext_accuracy": federation.plaintext_accuracy(),
         "queries": [
             {

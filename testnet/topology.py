@@ -59,6 +59,7 @@ class ModelFile:
     labels: Path | None = None
     preprocess: Path | None = None
     calibration: Path | None = None
+    counts: Path | None = None
     price: int = 0
 
 

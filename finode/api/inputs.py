@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from finode.errors import InputError, MessageTooLarge, UnknownService
 from finode.models.preprocess import to_tensor
 from finode.node.interface import QueryRequest, ServiceView
-from finode.wire.committee import MAX_PARTIES, Reveal, Vote
+from finode.wire.committee import MAX_COPIES, MAX_GAMMA, MAX_PARTIES, Reveal, Vote
 
 T = TypeVar("T")
 MAX_DIMENSIONS: Final = 8
@@ -45,6 +45,8 @@ COMPACT_DTYPES: Final = ("<f8", "<f4", "<f2", "|u1", "|i1", "<u2", "<i2", "<u4",
 Parties = Annotated[int, msgspec.Meta(ge=2, le=MAX_PARTIES)]
 Deadline = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Engine = Literal["native", "crypten"]
+Copies = Annotated[int, msgspec.Meta(ge=1, le=MAX_COPIES)]
+Gamma = Annotated[float, msgspec.Meta(ge=-MAX_GAMMA, le=MAX_GAMMA)]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     reveal: Reveal = Reveal.PROBABILITIES
     deadline_s: Deadline | None = None
     engine: Engine | None = None
+    weights: dict[str, float] | None = None
+    copies: Copies | None = None
+    gamma: Gamma | None = None
 
 
 class CompactQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +74,9 @@ class CompactQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reveal: Reveal = Reveal.PROBABILITIES
     deadline_s: Deadline | None = None
     engine: Engine | None = None
+    weights: dict[str, float] | None = None
+    copies: Copies | None = None
+    gamma: Gamma | None = None
 
 
 class InferInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +162,9 @@ def compact_request(body: bytes, services: tuple[ServiceView, ...]) -> QueryRequ
         reveal=query.reveal.value,
         deadline_s=query.deadline_s,
         engine=query.engine,
+        weights=query.weights,
+        copies=query.copies,
+        gamma=query.gamma,
     )
 
 
@@ -170,6 +181,9 @@ def infer_request(infer: InferRequest, service: ServiceView) -> QueryRequest:
         reveal=options.reveal.value,
         deadline_s=options.deadline_s,
         engine=options.engine,
+        weights=options.weights,
+        copies=options.copies,
+        gamma=options.gamma,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -38,6 +38,7 @@ from finode.node.interface import ModelView, PeerView, QueryAnswer, ServiceView,
 CONNECT_TIMEOUT_S: Final = 5.0
 SILENCE_TIMEOUT_S: Final = 20.0  # the daemon says something every 5 s while a query runs
 
+VoteName = Literal["soft", "hard", "weighted", "entropy", "spectral", "augmented", "prior"]
 OnProgress = Callable[[Progress], Awaitable[None] | None]
 
 
@@ -91,16 +92,22 @@ class Client:
         x: object,
         *,
         parties: int | None = None,
-        vote: Literal["soft", "hard", "entropy", "spectral"] = "soft",
+        vote: VoteName = "soft",
         reveal: Literal["probabilities", "top1", "label"] = "probabilities",
         deadline_s: float | None = None,
         engine: Literal["native", "crypten"] | None = None,
+        weights: Mapping[str, float] | None = None,
+        copies: int | None = None,
+        gamma: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Answer:
         """Ask `service` about `x`: one input of the service's shape, or a batch (batch, *shape).
 
         `x` is a numpy array, a torch tensor, or nested lists of finite numbers. `on_progress`, a function or a
         coroutine function, is told of each step. `None` takes the daemon's own setting.
+
+        `weights` go with the vote `weighted`: by an owner's organization, by the first digits of a model's version, or
+        by "*" for all others. `copies` and `gamma` go with `augmented`.
 
         Raises `InputError` (a wrong shape, a NaN), `UnknownService`, `CommitteeError`, `SessionAborted`,
         `SessionCancelled`, `DaemonUnavailable` and others of `finode.errors`.
@@ -112,6 +119,12 @@ class Client:
             body["deadline_s"] = deadline_s
         if engine is not None:
             body["engine"] = engine
+        if weights is not None:
+            body["weights"] = dict(weights)
+        if copies is not None:
+            body["copies"] = copies
+        if gamma is not None:
+            body["gamma"] = gamma
         answer: Answer | None = None
         failure: BaseException | None = None
         with anyio.CancelScope() as scope:

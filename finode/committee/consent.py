@@ -19,7 +19,7 @@ from typing import Protocol
 from finode.committee.organizations import OrganizationOf, join_names, organization_key
 from finode.config import OwnerSection
 from finode.identity import PeerId
-from finode.wire.committee import RefusalReason, Reveal, Terms
+from finode.wire.committee import RefusalReason, Reveal, Terms, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class OwnModel:
     input_shape: tuple[int, ...]
     price: int = 0
     engines: tuple[str, ...] = ("native",)
+    counts: bool = False
 
 
 class QuotaStore(Protocol):
@@ -189,6 +190,8 @@ def _model_objection(terms: Terms, owner: PeerId, models: Mapping[bytes, OwnMode
             return Objection(RefusalReason.BAD_TERMS, subject, "classes or input shape are not the service's")
         if terms.engine not in own.engines:
             return Objection(RefusalReason.UNSUPPORTED_ENGINE, subject, f"the model runs on {', '.join(own.engines)}")
+        if terms.vote is Vote.PRIOR and not own.counts:
+            return Objection(RefusalReason.BAD_TERMS, subject, "a prior vote needs training counts, the model has none")
         if term.price < own.price:
             return Objection(
                 RefusalReason.PRICE_TOO_LOW, subject, f"{term.price} micro-credits per input offered, {own.price} asked"

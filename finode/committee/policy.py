@@ -17,15 +17,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from finode.committee.matching import Seating, seat
 from finode.committee.organizations import organization_key
-from finode.config import Role
+from finode.committee.weighting import Weights, vote_weights
+from finode.config import FederationSection, Role
 from finode.errors import CommitteeError, TooFewParties, UnknownService
 from finode.identity import PeerId
-from finode.wire.committee import ModelTerm, Reveal, Terms, Vote
+from finode.wire.committee import ModelTerm, Reveal, RewardTerms, Terms, Vote
 from finode.wire.directory import MAX_MODELS, DeploymentRef, ModelOffer, NodeRecord, ServiceSpec
 
 RTT_STEP_MS = 5.0
@@ -103,10 +104,15 @@ class Request:
     session_timeout_s: int = 120
     lifetime_ms: int = 600_000
     min_models: int = 1
+    rewards: RewardTerms = field(default_factory=lambda: RewardTerms.of(FederationSection(), 1000))
+    max_price: int = 1_000_000
     exclude: frozenset[str] = frozenset()
     minimum_standing: float = -50.0
     self_party: bool = False
     max_attempts: int = 8
+    weights: Weights = ()
+    copies: int = 0
+    gamma: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +135,14 @@ class Selection:
     dealer: Candidate
     conflicting: int
     kept: int
+    vote_weights: tuple[int, ...] = ()
 
     def terms(self, request: Request, *, now_ms: int, nonce: bytes) -> Terms:
-        """Return the terms that this selection proposes. Every party gets the price that the dearest one asks."""
+        """Return the terms that this selection proposes. Every party gets the price that the dearest one asks.
+
+        Raises `CommitteeError` when more is asked than the request allows.
+        """
+        party_price, dealer_price = max(party.party_price for party in self.parties), self.dealer.dealer_price
         return Terms(
             federation=request.federation,
             service=request.service,
@@ -149,13 +160,33 @@ class Selection:
             reveal=request.reveal,
             max_batch=request.max_batch,
             quota=request.quota,
-            party_price=max(party.party_price for party in self.parties),
-            dealer_price=self.dealer.dealer_price,
+            party_price=party_price,
+            dealer_price=dealer_price,
+            rewards=self._rewards(request, party_price, dealer_price),
             session_timeout_s=request.session_timeout_s,
             created_ms=now_ms,
             expires_ms=now_ms + request.lifetime_ms,
             nonce=nonce,
+            vote_weights=self.vote_weights,
+            copies=request.copies,
+            gamma=request.gamma,
         )
+
+    def _rewards(self, request: Request, party_price: int, dealer_price: int) -> RewardTerms:
+        asked = (sum(model.price for model in self.models), len(self.parties), party_price, dealer_price)
+        least = request.rewards.least_price(*asked)
+        if least is None:
+            raise CommitteeError(
+                "a member asks a price for a role that gets no part of it in this federation",
+                hint="compare [federation] owners_part, parties_part and dealer_part with the prices asked",
+            )
+        price = max(request.rewards.price, least)
+        if price > max(request.max_price, request.rewards.price):
+            raise CommitteeError(
+                f"the members ask {price} micro-credits per input, {request.max_price} are offered at most",
+                hint="raise [querier] max_price",
+            )
+        return replace(request.rewards, price=price)
 
 
 @dataclass(slots=True)
@@ -240,6 +271,8 @@ def _offers(candidates: Sequence[Candidate], request: Request, constraints: Cons
         digest = _majority(offered)
         agreeing = [(owner, spec, offer) for owner, spec, offer in offered if spec.digest() == digest]
         conflicting = len(offered) - len(agreeing)
+        if request.vote is Vote.PRIOR:
+            _check_counts(agreeing)
         models = _spread([(owner.peer, offer) for owner, _, offer in agreeing])
     if conflicting:
         tally.reasons["with another input or other classes"] += conflicting
@@ -250,6 +283,25 @@ def _offers(candidates: Sequence[Candidate], request: Request, constraints: Cons
             hint="`finode services` lists the offers; min_models in [querier] is the fewest an answer may come from",
         )
     return _Offers(agreeing[0][1], models, conflicting)
+
+
+def _vote_weights(models: tuple[ModelTerm, ...], everybody: Sequence[Candidate], request: Request) -> tuple[int, ...]:
+    if request.vote is not Vote.WEIGHTED:
+        return ()
+    organizations = {peer.peer: peer.organization for peer in everybody}
+    return vote_weights(request.weights, [(model, organizations[model.owner]) for model in models])
+
+
+def _check_counts(offers: Sequence[tuple[Candidate, ServiceSpec, ModelOffer]]) -> None:
+    """Raise `CommitteeError` unless every model has training counts: without them a prior vote is another one."""
+    without = [
+        f"{offer.version.hex()[:12]} of {owner.organization!r}" for owner, _, offer in offers if not offer.counts
+    ]
+    if without:
+        raise CommitteeError(
+            f"a prior vote needs the training counts of every model; none came with {', '.join(without[:8])}",
+            hint="their owners add the models with `finode models add --counts FILE`, or ask for another vote",
+        )
 
 
 def _majority(offered: Sequence[tuple[Candidate, ServiceSpec, ModelOffer]]) -> bytes:
@@ -341,6 +393,7 @@ def choose(candidates: Iterable[Candidate], request: Request, constraints: Const
                 dealer=dealers[seating.dealer],
                 conflicting=offers.conflicting,
                 kept=kept,
+                vote_weights=_vote_weights(offers.models, everybody, request),
             )
     raise TooFewParties(_too_few(attempts[-1], dealers, tallies, request, required), hint=_HINT)
 

@@ -44,6 +44,7 @@ _OF_OWNERS = frozenset(
         RefusalReason.DEALER_NOT_ALLOWED,
         RefusalReason.QUERIER_NOT_ALLOWED,
         RefusalReason.QUERY_LIMIT,
+        RefusalReason.NO_CREDIT,
         RefusalReason.REVEALS_TOO_MUCH,
     }
 )

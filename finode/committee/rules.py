@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
 from finode.committee.consent import MemoryQuotas, Objection, OwnerPolicy, OwnModel, QuotaStore
 from finode.committee.organizations import organization_key, shared_organization
 from finode.config import Role
 from finode.identity import PeerId
-from finode.wire.committee import RefusalReason, Terms
+from finode.wire.committee import RefusalReason, RewardTerms, Terms
 
 CLOCK_SKEW_MS = 60_000
 """Terms made this far in our future are still taken: clocks of honest nodes differ, seconds with NTP."""
@@ -31,7 +31,8 @@ class MemberView:
     """What a member knows when terms reach it.
 
     `organization_of` gives "" for a peer that is not known; it is not asked about the member itself. `in_use` counts
-    the sessions that run here now, `holds` the deployments whose shares are kept.
+    the sessions that run here now, `holds` the deployments whose shares are kept. `rewards` are the federation's rules
+    as this node's settings have them (None: any), `credit_of` gives a peer's organization's balance in micro-credits.
     """
 
     peer: PeerId
@@ -46,6 +47,8 @@ class MemberView:
     max_batch: int = 4096
     party_price: int = 0
     dealer_price: int = 0
+    rewards: RewardTerms | None = None
+    credit_of: Callable[[PeerId], int] = lambda peer: 0
     storage_full: bool = False
     shutting_down: bool = False
     holds: frozenset[bytes] = frozenset()
@@ -83,6 +86,19 @@ def _frame_objection(terms: Terms, sender: PeerId, view: MemberView) -> Objectio
         )
     if terms.profile not in PROFILES:
         return Objection(RefusalReason.BAD_TERMS, terms.profile[:256], f"a profile is one of {', '.join(PROFILES)}")
+    if view.rewards is not None:
+        return _rewards_objection(terms.rewards, replace(view.rewards, price=terms.rewards.price))
+    return None
+
+
+def _rewards_objection(proposed: RewardTerms, own: RewardTerms) -> Objection | None:
+    """All members must pay and count alike: the rules are the federation's, only the price is the querier's."""
+    for rule in fields(RewardTerms):
+        theirs, ours = getattr(proposed, rule.name), getattr(own, rule.name)
+        if theirs != ours:
+            return Objection(
+                RefusalReason.OTHER_REWARDS, rule.name, f"{theirs} proposed, this node's settings say {ours}"
+            )
     return None
 
 
@@ -142,6 +158,10 @@ def _seat_objection(terms: Terms, view: MemberView) -> Objection | None:
 def _consent_objection(terms: Terms, view: MemberView, now_ms: int) -> Objection | None:
     if view.peer not in terms.owners():
         return None
+    balance, most = view.credit_of(terms.querier), terms.quota * terms.rewards.price
+    if balance - most < -terms.rewards.credit_limit:
+        detail = f"its balance is {balance} micro-credits, these terms may cost it {most}, it may owe "
+        return Objection(RefusalReason.NO_CREDIT, terms.querier, f"{detail}{terms.rewards.credit_limit}")
     return view.policy.objection(
         terms,
         owner=view.peer,

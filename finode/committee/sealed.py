@@ -13,6 +13,7 @@ from types import MappingProxyType
 from finode.config import Role
 from finode.errors import BadSignature, MalformedMessage
 from finode.identity import PeerId
+from finode.wire import canonical
 from finode.wire.committee import Accept, CommitteeId, Seal, Terms
 from finode.wire.message import check
 from finode.wire.signed import Signed, open_signed
@@ -61,6 +62,11 @@ class SealedCommittee:
     def seal(self) -> Seal:
         """Return the message that lets every member check the same."""
         return Seal(committee=self.id, accepts=self.accepts)
+
+    def digest(self) -> bytes:
+        """Return the hash of the terms with all acceptances, in the order of their signers."""
+        accepts = [(accept.signer, accept.body, accept.signature) for accept in self.accepts]
+        return canonical.digest("sealed", canonical.encode([self.terms.encode(), *map(list, sorted(accepts))]))
 
     def roles_of(self, peer: PeerId) -> frozenset[Role]:
         """Return the roles that a peer has in the committee; empty for a non-member."""

@@ -74,6 +74,7 @@ def add_model(
     price: int = 0,
     calibration_path: Path | None = None,
     preprocess_path: Path | None = None,
+    counts_path: Path | None = None,
 ) -> AddedModel:
     """Import an ONNX file and register it for a service of this owner.
 
@@ -89,6 +90,7 @@ def add_model(
         price=price,
         calibration_path=calibration_path,
         preprocess_path=preprocess_path,
+        counts_path=counts_path,
     )
     return AddedModel(
         model=model_view(report.entry),

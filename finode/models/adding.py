@@ -6,7 +6,7 @@ second model of a service needs no files but its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from finode.models.calibration import calibrate, with_range
 from finode.models.onnx_import import ImportedModel, import_onnx
 from finode.models.preprocess import load_input
 from finode.models.registry import ModelEntry, Registry
-from finode.models.service_files import load_labels, load_preprocess
+from finode.models.service_files import load_counts, load_labels, load_preprocess
+from finode.smpc.counts import with_counts
 from finode.wire.directory import Color, InputSpec, ServiceSpec
 
 _RANDOM_SAMPLES = 16
@@ -49,8 +50,11 @@ def add_model_file(
     price: int = 0,
     calibration_path: Path | None = None,
     preprocess_path: Path | None = None,
+    counts_path: Path | None = None,
 ) -> AddReport:
     """Import an ONNX file and register it for a service; see `import_onnx`, `calibrate` and `Registry.add`.
+
+    `counts_path` says how many training samples of each class the model has seen (`service_files.load_counts`).
 
     Raises `ModelError`, `InputError`, `RangeExceeded` or `StorageFull`; nothing is registered then.
     """
@@ -65,7 +69,11 @@ def add_model_file(
     else:
         inputs = load_input(calibration_path, service.input)
     calibration = calibrate(imported, inputs)
-    entry = registry.add(with_range(imported, calibration.range_bits), service, price)
+    ranged = with_range(imported, calibration.range_bits)
+    if counts_path is not None:
+        plan, weights = with_counts(ranged.plan, ranged.weights, load_counts(counts_path, service.classes))
+        ranged = replace(ranged, plan=plan, weights=weights)
+    entry = registry.add(ranged, service, price)
     return AddReport(
         entry=entry,
         warnings=(*warnings, *calibration.warnings),

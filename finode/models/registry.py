@@ -37,6 +37,7 @@ from finode.models.weights_file import (
     sync_folder,
     write_atomically,
 )
+from finode.smpc.counts import has_counts
 from finode.smpc.engines import engines_for
 from finode.smpc.plan import Plan, decode_plan
 from finode.wire import canonical
@@ -97,6 +98,7 @@ class ModelEntry:
             service=self.service.name,
             price=self.price,
             engines=engines_for(self.plan),
+            counts=has_counts(self.plan),
         )
 
 

@@ -1,4 +1,4 @@
-"""The two small files that describe a service: its labels, and how its images become tensors.
+"""The small files beside a model: the service's labels, how its images become tensors, and the training counts.
 
 Labels: one class name per line, or a JSON list of strings; in the order of the model's outputs.
 
@@ -9,13 +9,16 @@ Preprocessing, TOML, every key optional:
     scale = 0.00392156862745098  # what bytes are multiplied with: 1/255
     mean = [0.5]                 # one per channel, or one number for all
     deviation = [0.5]
+
+Counts, of one model: a JSON list of whole numbers in the order of the model's outputs, or an object by class name,
+where a class that is missing counts 0.
 """
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +104,24 @@ def load_labels(path: Path) -> tuple[str, ...]:
     if twice:
         raise InputError(f"{path}: the class {twice[0]!r} stands there twice")
     return tuple(labels)
+
+
+def load_counts(path: Path, classes: Sequence[str]) -> tuple[int, ...]:
+    """Read how many training samples of each class a model has seen; raise `InputError` if the file says nothing of it.
+
+    What the numbers may be is for `smpc.counts.with_counts` to say.
+    """
+    try:
+        found = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}", hint="write a list of numbers, one per class") from None
+    if isinstance(found, dict):
+        if unknown := sorted(found.keys() - set(classes)):
+            raise InputError(f"{path} counts {unknown[0]!r}, which is no class of the service")
+        return tuple(found.get(name, 0) for name in classes)
+    if isinstance(found, list):
+        return tuple(found)
+    raise InputError(f"{path} is neither a list of counts nor an object by class name")
 
 
 def _read_text(path: Path) -> str:

@@ -28,13 +28,14 @@ from finode.errors import PeerRefused, PeerUnreachable, RemoteError, VersionMism
 from finode.identity import PeerId
 from finode.net.addresses import AddressBook
 from finode.net.dialer import Backoff, Dialer
+from finode.net.early import EarlyPipe
 from finode.net.hardening import HANDSHAKE_S, close_quietly
 from finode.net.links import HELLO_TIMEOUT_S, Heartbeat, Link, hear_hello, keep_alive, say_hello
 from finode.net.muxer import MEMBER_BUFFER, StreamPipe
 from finode.net.negotiation import NegotiationError, NotAvailable, answer, ask
 from finode.net.router import Blame, Router
 from finode.net.standing import PeerFault
-from finode.net.stream import FrameStream, PipeError
+from finode.net.stream import FrameStream, Pipe, PipeError
 from finode.wire import control
 from finode.wire.control import Hello
 
@@ -51,6 +52,8 @@ STRANGER_S = 2.0
 """How long a peer that is not accepted may stay connected: enough to be told so."""
 FAREWELL_S = 1.0
 """How long a refused peer has to read why, before its connection is dropped."""
+FRESH_HEARTBEATS = 2
+"""A peer from which something came within so many heartbeats is not asked whether it will take a stream."""
 LOOK_S = 1.0
 """How often peers that should be connected are looked for; also at once when there is news."""
 
@@ -170,14 +173,31 @@ class Connections:
         connection = self._connection_of.get(link)
         if connection is None:
             raise PeerUnreachable(f"the connection to {link.peer} was lost", peer=link.peer)
+        if trio.current_time() - link.heard <= FRESH_HEARTBEATS * self._heartbeat.interval_s:
+            return self._frames(link, await self._ask_early(connection, link.peer, protocol), bytearray())
         pipe, unread = await self._ask(connection, link.peer, protocol)
         return self._frames(link, pipe, unread)
 
-    async def _ask(self, connection: SwarmConn, peer: PeerId, protocol: str) -> tuple[StreamPipe, bytearray]:
+    async def _pipe(self, connection: SwarmConn, peer: PeerId) -> StreamPipe:
         try:
-            pipe = StreamPipe(await connection.muxed_conn.open_stream())
+            return StreamPipe(await connection.muxed_conn.open_stream())
         except (BaseLibp2pError, OSError) as error:
             raise PeerUnreachable(f"the connection to {peer} was lost ({error})", peer=peer) from None
+
+    async def _ask_early(self, connection: SwarmConn, peer: PeerId, protocol: str) -> EarlyPipe:
+        pipe = await self._pipe(connection, peer)
+        try:
+            return await EarlyPipe.ask(pipe, protocol)
+        except PipeError as error:
+            await pipe.reset()
+            raise PeerUnreachable(f"{peer} was lost while a stream was opened: {error}", peer=peer) from None
+        except BaseException:
+            with trio.CancelScope(deadline=trio.current_time() + FAREWELL_S, shield=True):
+                await pipe.reset()
+            raise
+
+    async def _ask(self, connection: SwarmConn, peer: PeerId, protocol: str) -> tuple[StreamPipe, bytearray]:
+        pipe = await self._pipe(connection, peer)
         try:
             return pipe, await ask(pipe, protocol)
         except NotAvailable:
@@ -198,7 +218,7 @@ class Connections:
                 await pipe.reset()
             raise
 
-    def _frames(self, link: Link, pipe: StreamPipe, unread: bytearray) -> FrameStream:
+    def _frames(self, link: Link, pipe: Pipe, unread: bytearray) -> FrameStream:
         stream = FrameStream(
             pipe, link.peer, pacer=link.pacer, unread=unread, on_end=link.discard, on_heard=link.has_heard
         )

@@ -89,7 +89,7 @@ class Network(Protocol):
 
     async def open(self, peer: PeerId, protocol: str, *, timeout_s: float) -> Stream:
         """Open a stream, dialing the peer if need be. Raises `PeerUnreachable`, `PeerTimeout`, `PeerRefused` (not on
-        the roster), `VersionMismatch`."""
+        the roster), `VersionMismatch`. That a peer does not serve the protocol may show at the first receive only."""
 
     def serve(self, protocol: str, handler: Handler) -> None:
         """Have `handler` serve inbound streams of `protocol`. Only peers that passed hello and roster reach it."""

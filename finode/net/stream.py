@@ -21,6 +21,7 @@ import trio
 
 from finode.errors import (
     LocalProtocolError,
+    PeerRefused,
     PeerTimeout,
     PeerUnreachable,
     RemoteError,
@@ -43,6 +44,10 @@ RESET_TIMEOUT_S = 1.0
 
 class PipeError(Exception):
     """The bytes cannot go on; the text says why. `FrameStream` turns it into `PeerUnreachable`."""
+
+
+class NotServed(PipeError):
+    """The peer does not serve the stream's protocol, or not to this node. `FrameStream` makes it `PeerRefused`."""
 
 
 class Pipe(Protocol):
@@ -264,6 +269,10 @@ class FrameStream:
                 self._waits.add(scope)
                 try:
                     received.append(await self._next(types, raw_limit))
+                except NotServed as error:
+                    raise await self._break(
+                        PeerRefused(f"{self._peer} refused: {error}", reason="not-served")
+                    ) from None
                 except PipeError as error:
                     self._check_unless_closed()
                     raise await self._break(PeerUnreachable(f"{self._peer} was lost: {error}")) from None

@@ -28,7 +28,7 @@ class Clock:
     offline_s: float = 0.0
     online_s: float = 0.0
 
-    def timings(self, dealt_ahead: bool) -> Timings:
+    def timings(self, dealt_ahead: bool, compute_s: float) -> Timings:
         return Timings(
             negotiation_s=self.negotiation_s,
             deployment_s=self.deployment_s,
@@ -36,6 +36,7 @@ class Clock:
             online_s=self.online_s,
             total_s=time.monotonic() - self.began,
             dealt_ahead=dealt_ahead,
+            compute_s=compute_s,
         )
 
 
@@ -43,6 +44,7 @@ class Clock:
 class Answered:
     """What one session brought: the answer to the first inputs of those asked about, as many as `output` has."""
 
+    session: bytes
     committee: SealedCommittee
     output: Output
     meters: tuple[Meter, ...]
@@ -64,6 +66,7 @@ def answer_of(
     terms = committee.terms
     output = joined([part.output for part in answered])
     sent = [[meter.bytes_sent for meter in part.meters] for part in answered]
+    dealt = [part.dealt.bytes_sent for part in answered]
     return QueryAnswer(
         session=session.hex(),
         service=service,
@@ -79,11 +82,15 @@ def answer_of(
             owners=terms.owners(),
             organizations={peer: organization_of(peer) for peer in (*terms.members(), terms.querier)},
         ),
-        timings=clock.timings(all(part.dealt_ahead for part in answered)),
+        timings=clock.timings(
+            all(part.dealt_ahead for part in answered),
+            sum(max(meter.compute_s for meter in part.meters) for part in answered),
+        ),
         traffic=Traffic(
             rounds=sum(max(meter.rounds for meter in part.meters) for part in answered),
             bytes_sent_per_party=tuple(map(sum, zip(*sent, strict=True))),
-            offline_bytes=sum(sum(part.dealt.bytes_sent) for part in answered),
+            offline_bytes=sum(map(sum, dealt)),
+            offline_bytes_per_party=tuple(map(sum, zip(*dealt, strict=True))),
         ),
         engine=terms.engine,
         attempts=max(part.attempts for part in answered),

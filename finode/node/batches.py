@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import trio
 
+from finode.errors import InputError
 from finode.smpc import sharing
 from finode.smpc.engine import Output
+from finode.wire.directory import ServiceSpec
 
 SHARED_AT_ONCE = 1 << 15
 """Values that are shared in under a millisecond: no thread is worth its start for them."""
-ROW_WISE_VOTES = frozenset({"soft", "hard", "weighted", "entropy"})
+ROW_WISE_VOTES = frozenset({"soft", "hard", "weighted", "entropy", "augmented", "prior"})
 """Votes that answer each input by itself."""
 
 
@@ -26,11 +28,12 @@ def is_row_wise(vote: str) -> bool:
     return vote in ROW_WISE_VOTES
 
 
-def session_batch(vote: str, inputs: int, most: int) -> int:
-    """Return the batch of the session that answers `inputs` inputs, of which a session may have `most`."""
+def session_batch(vote: str, inputs: int, most: int, copies: int = 0) -> int:
+    """Return the batch of the session that answers `inputs` inputs, of which a session may have `most`, those that are
+    the `copies` of each input included."""
     if not is_row_wise(vote):
         return inputs
-    return min(1 << (inputs - 1).bit_length(), most)
+    return (1 + copies) * min(1 << (inputs - 1).bit_length(), most // (1 + copies))
 
 
 def filled(inputs: npt.NDArray[np.float64], batch: int) -> npt.NDArray[np.float64]:
@@ -60,6 +63,22 @@ def joined(outputs: list[Output]) -> Output:
         probabilities=np.concatenate(probabilities) if probabilities else None,
         top=np.concatenate(tops) if tops else None,
     )
+
+
+def check_inputs(inputs: npt.NDArray[np.float64], vote: str, spec: ServiceSpec, most: int) -> None:
+    """Raise `InputError` unless a query may have these inputs, where a session may have `most`."""
+    expected = spec.input.shape
+    if inputs.ndim != len(expected) + 1 or inputs.shape[1:] != expected:
+        raise InputError(f"service {spec.name!r} takes inputs of shape {expected}, got {inputs.shape[1:]}")
+    if not len(inputs):
+        raise InputError("the query has no inputs")
+    if not np.isfinite(inputs).all():
+        raise InputError("the input has a NaN or an infinite value")
+    if len(inputs) > most and not is_row_wise(vote):
+        raise InputError(
+            f"{len(inputs)} inputs in one query: a {vote} vote looks at all of them together, and {most} are allowed",
+            hint="ask in smaller batches, or raise [querier] max_batch",
+        )
 
 
 class SharedInput:

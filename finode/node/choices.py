@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from finode.committee.policy import Candidate, Request, candidate
+from finode.committee.weighting import checked_weights
 from finode.config import Config, Role
 from finode.errors import InputError
 from finode.identity import PeerId
 from finode.net.interface import Network
 from finode.node.interface import QueryRequest
-from finode.wire.committee import Reveal, Vote
+from finode.smpc.engine import AnswerSpec
+from finode.smpc.engines import CRYPTEN, NATIVE
+from finode.wire.committee import GAMMA_BITS, MAX_COPIES, MAX_GAMMA, Reveal, RewardTerms, Terms, Vote
 
 COMPUTING = "computing:"
 """Before a peer id among the excluded: not as party or dealer, but its models still count."""
@@ -40,9 +44,50 @@ def wanted_of(
         session_timeout_s=max(1, round(settings.deadline_s)),
         lifetime_ms=round(settings.committee_lifetime_s * 1000),
         min_models=settings.min_models,
+        rewards=RewardTerms.of(config.federation, settings.price),
+        max_price=settings.max_price,
         profile=settings.profile,
         self_party=settings.self_party,
         exclude=exclude | frozenset(settings.exclude),
+        **_vote_of(request, config, vote),
+    )
+
+
+def _vote_of(request: QueryRequest, config: Config, vote: Vote) -> dict[str, Any]:
+    """Return the fields of a `Request` that belong to one vote alone; raise `InputError` if they do not fit it."""
+    settings = config.querier
+    engine = request.engine or settings.engine
+    if engine == CRYPTEN and vote not in (Vote.SOFT, Vote.HARD):
+        raise InputError(f"the engine {engine} has no {vote} vote", hint=f"ask with the engine {NATIVE}")
+    if (request.weights is not None) != (vote is Vote.WEIGHTED):
+        raise InputError(f"a {vote} vote {'needs' if vote is Vote.WEIGHTED else 'takes no'} weights")
+    if vote is not Vote.AUGMENTED:
+        if request.copies is not None or request.gamma is not None:
+            raise InputError(f"a {vote} vote takes no copies and no gamma", hint="they belong to the vote augmented")
+        return {} if request.weights is None else {"weights": checked_weights(request.weights)}
+    copies = settings.copies if request.copies is None else request.copies
+    gamma = settings.gamma if request.gamma is None else request.gamma
+    if not 1 <= copies <= MAX_COPIES or not abs(gamma) <= MAX_GAMMA:
+        raise InputError(f"{copies} copies with gamma = {gamma:g}: 1 to {MAX_COPIES}, and -{MAX_GAMMA} to {MAX_GAMMA}")
+    if copies >= settings.max_batch:
+        raise InputError(
+            f"an input with {copies} copies is more than the {settings.max_batch} inputs of one session",
+            hint="take fewer copies, or raise [querier] max_batch",
+        )
+    return {"copies": copies, "gamma": round(gamma * (1 << GAMMA_BITS))}
+
+
+def answer_spec(terms: Terms, batch: int) -> AnswerSpec:
+    """Return what tells how a session's output shares become an answer."""
+    return AnswerSpec(
+        models=len(terms.models),
+        classes=terms.classes,
+        parties=len(terms.parties),
+        batch=batch,
+        fractional_bits=terms.fractional_bits,
+        vote=terms.vote.value,
+        reveal=terms.reveal.value,
+        copies=terms.copies,
     )
 
 

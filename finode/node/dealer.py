@@ -6,15 +6,18 @@ It sees plans, never a weight, an input, an opened value or an output.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
 from finode.committee.book import CommitteeBook
+from finode.committee.sealed import SealedCommittee
 from finode.config import Config
 from finode.errors import PeerRefused, PeerTimeout, RemoteProtocolError
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
+from finode.node.cosigning import Cosigning
 from finode.node.dealing import BundleMaker, DealerPool, PoolSpace
 from finode.node.pool import WorkerPool
 from finode.node.secret import NodeSecret
@@ -66,10 +69,12 @@ class DealerRole:
         pool: WorkerPool,
         sessions: SessionTable,
         secret: NodeSecret,
+        cosigning: Cosigning,
         config: Config,
         log: FilteringBoundLogger,
     ) -> None:
         self.plans = PlanShelf()
+        self._cosigning = cosigning
         self._network = network
         self._pool = pool
         self._pools: dict[bytes, trio.CancelScope] = {}
@@ -93,14 +98,15 @@ class DealerRole:
             reply = await worker.request(request, [self._secret])
         await stream.send(Masks(committee=terms.committee_id(), seeds=tuple(map(bytes, reply.parts))))
 
-    async def serve_pool(self, stream: Stream, terms: Terms, first: Deal, book: CommitteeBook) -> None:
+    async def serve_pool(self, stream: Stream, sealed: SealedCommittee, first: Deal, book: CommitteeBook) -> None:
         """Deal for a committee until its querier closes the stream; a second stream of a committee ends the first."""
-        committee = terms.committee_id()
+        terms, committee = sealed.terms, sealed.id
         await self.leave(committee)
         timeout_s = self._config.session.deploy_timeout_s
         plans = tuple([await self.plans.take(terms.deployment_id(m), m.owner, timeout_s) for m in terms.models])
         maker = BundleMaker(self._network, self._pool, self._secret, terms, plans, self._config)
-        pool = DealerPool(stream, maker, book, self._space, self._sessions, self._log)
+        dealt = partial(self._cosigning.dealt, sealed)
+        pool = DealerPool(stream, maker, book, self._space, self._sessions, dealt, self._log)
         with trio.CancelScope() as scope:
             self._pools[committee] = scope
             try:

@@ -178,7 +178,10 @@ async def close_all(streams: list[Stream] | tuple[Stream, ...]) -> None:
 
 
 class DealerPool:
-    """Deals for one committee until its querier closes `stream`."""
+    """Deals for one committee until its querier closes `stream`.
+
+    `on_dealt` is told the serial, batch, bytes to each party and seconds of every bundle that all parties have.
+    """
 
     def __init__(
         self,
@@ -187,9 +190,11 @@ class DealerPool:
         book: CommitteeBook,
         space: PoolSpace,
         sessions: SessionTable,
+        on_dealt: Callable[[bytes, int, tuple[int, ...], float], None],
         log: FilteringBoundLogger,
     ) -> None:
         self._stream = stream
+        self._on_dealt = on_dealt
         self._maker = maker
         self._terms = maker.terms
         self._committee = maker.terms.committee_id()
@@ -259,7 +264,7 @@ class DealerPool:
         self._want(message.batch)
 
     async def _deal_now(self, message: Deal) -> None:
-        if message.committee != self._committee or not 1 <= message.batch <= self._terms.max_batch:
+        if message.committee != self._committee or not self._terms.foresees(message.batch):
             raise RemoteProtocolError("a bundle that the terms do not foresee was asked for", peer=self._stream.peer)
         if self._asked >= MAX_ASKED:
             raise RemoteProtocolError("more bundles are asked for at once than sessions run", peer=self._stream.peer)
@@ -296,6 +301,7 @@ class DealerPool:
 
     async def _hand_over(self, given: GivenBundle, *, ahead: bool) -> None:
         """Tell the querier of a bundle, and return when it is spent."""
+        self._on_dealt(given.serial, given.batch, given.bytes_sent, given.seconds)
         dealt = Dealt(
             serial=given.serial,
             batch=given.batch,

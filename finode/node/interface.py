@@ -6,7 +6,7 @@ All ids are lower-case hex strings here, peers are peer ids, times are UTC secon
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +18,11 @@ from finode.wire.directory import InputSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryRequest:
-    """One query. `inputs` is (batch, *shape) float64, finite. `None` takes the node's own setting."""
+    """One query. `inputs` is (batch, *shape) float64, finite. `None` takes the node's own setting.
+
+    `weights`, for the vote `weighted` alone, are by an owner's organization, by the first digits of a model's version,
+    or of all others by "*". `copies` and `gamma` are for the vote `augmented` alone.
+    """
 
     service: str
     inputs: npt.NDArray[np.float64] = field(repr=False)
@@ -27,6 +31,9 @@ class QueryRequest:
     reveal: str = "probabilities"
     deadline_s: float | None = None
     engine: str | None = None
+    weights: Mapping[str, float] | None = None
+    copies: int | None = None
+    gamma: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +63,8 @@ class Timings:
     """Seconds by phase, as the querier saw them.
 
     `offline_s` is the wait for correlated randomness: near 0 where it was `dealt_ahead`. `online_s` is all the rest of
-    the sessions, sharing the input and adding up the output included.
+    the sessions, sharing the input and adding up the output included; of that, `compute_s` is what the slowest party's
+    worker computed.
     """
 
     negotiation_s: float
@@ -65,15 +73,17 @@ class Timings:
     online_s: float
     total_s: float
     dealt_ahead: bool = False
+    compute_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """Rounds, bytes each party sent to the other parties, and bytes of the bundle to all parties."""
+    """Rounds, bytes each party sent to the other parties, and bytes of the bundle to all parties, and to each."""
 
     rounds: int
     bytes_sent_per_party: tuple[int, ...]
     offline_bytes: int
+    offline_bytes_per_party: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +195,128 @@ class SessionView:
     outcome: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkView:
+    """What one member of a session did, as all of them signed. `role` is party or dealer."""
+
+    peer: str
+    organization: str
+    role: str
+    rounds: int
+    bytes_sent: int
+    bundle_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUseView:
+    """A model that a session ran. `signed`: the ledger has its owner's signature of the deployment."""
+
+    version: str
+    owner: str
+    organization: str
+    deployment: str
+    signed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptView:
+    """One receipt of the ledger. `price` is micro-credits for all inputs; `withheld` names who did not sign.
+
+    `settled`: the owners' part is paid out; until the sums of its epoch are opened it is pending.
+    """
+
+    id: str
+    session: str
+    committee: str
+    sealed: str
+    service: str
+    querier: str
+    organization: str
+    parties: tuple[str, ...]
+    dealer: str
+    models: tuple[ModelUseView, ...]
+    engine: str
+    vote: str
+    reveal: str
+    count: int
+    epoch: int
+    started: float
+    ended: float
+    outcome: str
+    verdict: str
+    work: tuple[WorkView, ...]
+    transcript: str
+    price: int
+    scheme: str
+    signers: tuple[str, ...]
+    withheld: tuple[str, ...]
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceView:
+    """What one organization paid and earned, in micro-credits; `balance` is what it earned less what it paid."""
+
+    organization: str
+    peers: tuple[str, ...]
+    balance: int
+    paid: int
+    as_owner: int
+    as_party: int
+    as_dealer: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardsView:
+    """Balances of all organizations, of all epochs or of one. What was paid in is what was paid out and is pending.
+
+    `digest` is the hash of all balances by peer: equal on nodes that have the same receipts.
+    """
+
+    epoch: int | None
+    epochs: tuple[int, ...]
+    receipts: int
+    statements: int
+    paid_in: int
+    paid_out: int
+    pending: int
+    schemes: dict[str, int]
+    balances: tuple[BalanceView, ...]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedView:
+    """One amount of one organization and where it comes from."""
+
+    receipt: str
+    session: str
+    epoch: int
+    role: str
+    amount: int
+    scheme: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplanationView:
+    """Why an organization has its balance: every amount, by receipt; the amounts add up to the balance."""
+
+    organization: str
+    balance: int
+    amounts: tuple[ExplainedView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackView:
+    """That labels were taken for a session; `labelled` of its inputs had one."""
+
+    session: str
+    count: int
+    labelled: int
+
+
 ProgressCallback = Callable[[QueryProgress], Awaitable[None]]
 
 
@@ -212,3 +344,26 @@ class NodeService(Protocol):
 
     async def reload(self) -> None:
         """Read the roster and the model registry again; what was removed is withdrawn, what is new is announced."""
+
+
+class LedgerService(Protocol):
+    """What a running node does for its API with receipts and rewards. All errors are `FinodeError`s."""
+
+    def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
+        """Return the ledger's receipts, the latest first."""
+
+    def receipt(self, id: str) -> ReceiptView:
+        """Return the one receipt whose id or session begins with `id`; raise `InputError` for none or several."""
+
+    async def export_receipts(self, epoch: int | None = None) -> bytes:
+        """Return receipts, deployments, statements and proofs as a file that `finode receipts verify` reads."""
+
+    async def rewards(self, epoch: int | None = None) -> RewardsView:
+        """Return the balances that follow from the ledger."""
+
+    async def explain(self, organization: str, epoch: int | None = None) -> ExplanationView:
+        """Return why an organization (or a peer) has its balance; raise `InputError` for one that has none."""
+
+    async def feedback(self, session: str, labels: tuple[int, ...]) -> FeedbackView:
+        """Share labels of a session that this node asked, -1 for an input without one; raise `InputError` or
+        `PeerRefused` when the session is unknown or its votes are not kept any more."""

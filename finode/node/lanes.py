@@ -1,8 +1,11 @@
 """Lanes: one stream per pair of parties and committee, over which all sessions of the committee run.
 
 The party of lower index opens the lane; both give half of a key from which the pair's zero-sharing is made, which the
-dealer never sees. A reader per lane puts each frame into its run's inbox. When a lane is lost, every run of the
-committee ends with the verdict that the other party was lost; the next run opens the lane again.
+dealer never sees. Each party also gives the same 32 bytes to all others: all of these together make a nonce that the
+committee's parties alone know, which keys the transcripts of its sessions.
+
+A reader per lane puts each frame into its run's inbox. When a lane is lost, every run of the committee ends with the
+verdict that the other party was lost; the next run opens the lane again.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from finode.net.interface import Buffer, Network, Stream
 from finode.node.inbox import Inbox
 from finode.node.tasks import together
 from finode.node.verdicts import VerdictReached, verdict_of
+from finode.wire import canonical
 from finode.wire.session import KEY_BYTES, PROTOCOL, ROUND_HEADER, JoinLane, LaneJoined
 from finode.wire.shares import Failed, Fault, Verdict
 
@@ -48,17 +52,18 @@ def transfer_timeout_s(size: int, patience_s: float = PATIENCE_S) -> float:
 
 @dataclass(slots=True)
 class Lane:
-    """An open lane to one other party. `key` is the pair's secret."""
+    """An open lane to one other party. `key` is the pair's secret, `contribution` the other's part of the nonce."""
 
     stream: Stream
     party_index: int
     key: bytes = field(repr=False)
+    contribution: bytes = field(repr=False)
     _outgoing: trio.MemorySendChannel[Buffer | Failed]
     _queue: trio.MemoryReceiveChannel[Buffer | Failed]
 
     @classmethod
-    def on(cls, stream: Stream, party_index: int, key: bytes) -> Lane:
-        return cls(stream, party_index, key, *trio.open_memory_channel[Buffer | Failed](QUEUED_FRAMES))
+    def on(cls, stream: Stream, party_index: int, key: bytes, contribution: bytes) -> Lane:
+        return cls(stream, party_index, key, contribution, *trio.open_memory_channel[Buffer | Failed](QUEUED_FRAMES))
 
     async def send_round(self, run: bytes, round: int, frame: Buffer) -> None:
         """Queue this party's frame of one round; raise `PeerUnreachable` when the lane is lost.
@@ -99,9 +104,11 @@ class Lane:
         self._outgoing.close()
         self._queue.close()
 
-    def zero_key(self, run: bytes) -> bytes:
-        """Return the pair's 32-byte key for one run."""
-        return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"finode/zero\0" + run).derive(self.key)
+    def zero_key(self, run: bytes, order: bytes) -> bytes:
+        """Return the pair's 32-byte key for one run. Parties that were given different orders have different keys: the
+        output of their session is noise, so that a querier gains nothing by ordering one session twice."""
+        info = b"finode/zero\0" + run + canonical.digest("order", order)
+        return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(self.key)
 
 
 class LaneSet:
@@ -124,6 +131,7 @@ class LaneSet:
         self._index = party_index
         self._frame_limit = frame_limit
         self._timeout_s = timeout_s
+        self._contribution = secrets.token_bytes(KEY_BYTES)
         self._lanes: dict[int, Lane] = {}
         self._changed = trio.Event()
         self._opening = trio.Lock()
@@ -157,7 +165,7 @@ class LaneSet:
         half = secrets.token_bytes(KEY_BYTES)
         stream = await self._network.open(self._parties[j], PROTOCOL, timeout_s=self._timeout_s)
         try:
-            await stream.send(JoinLane(committee=self._committee, key=half))
+            await stream.send(JoinLane(committee=self._committee, key=half, contribution=self._contribution))
             reply = await stream.receive(LaneJoined, Failed, timeout_s=self._timeout_s)
         except BaseException:
             await stream.reset()
@@ -168,18 +176,24 @@ class LaneSet:
         if not isinstance(reply, LaneJoined) or reply.committee != self._committee:
             await stream.reset()
             raise RemoteProtocolError(f"party {j} joined a lane of another committee", peer=stream.peer)
-        self._nursery.start_soon(self._pump, self._add(stream, j, half + reply.key))
+        self._nursery.start_soon(self._pump, self._add(stream, j, half + reply.key, reply.contribution))
+
+    def transcript_key(self, run: bytes) -> bytes:
+        """Return the key of one run's transcript, out of all parties' contributions. All lanes must be open."""
+        given = {j: lane.contribution for j, lane in self._lanes.items()} | {self._index: self._contribution}
+        nonce = canonical.digest("nonce", b"".join(given[j] for j in sorted(given)))
+        return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"finode/transcript\0" + run).derive(nonce)
 
     async def accept(self, stream: Stream, j: int, message: JoinLane) -> None:
         """Serve a lane that party `j` opened, until it is lost. It replaces an earlier one."""
         half = secrets.token_bytes(KEY_BYTES)
         if j in self._lanes:
             await self._lanes[j].stream.reset()
-        await stream.send(LaneJoined(committee=self._committee, key=half))
-        await self._pump(self._add(stream, j, message.key + half))
+        await stream.send(LaneJoined(committee=self._committee, key=half, contribution=self._contribution))
+        await self._pump(self._add(stream, j, message.key + half, message.contribution))
 
-    def _add(self, stream: Stream, j: int, key: bytes) -> Lane:
-        lane = self._lanes[j] = Lane.on(stream, j, key)
+    def _add(self, stream: Stream, j: int, key: bytes, contribution: bytes) -> Lane:
+        lane = self._lanes[j] = Lane.on(stream, j, key, contribution)
         changed, self._changed = self._changed, trio.Event()
         changed.set()
         return lane

@@ -29,9 +29,14 @@ from finode.models.registry import ModelEntry, Registry
 from finode.net.directory import Offer
 from finode.net.host import open_network
 from finode.net.interface import Network
+from finode.node.contribution import Contribution
+from finode.node.contributions import ContributionStore
+from finode.node.cosigning import Cosigning
 from finode.node.dealer import DealerRole
 from finode.node.deployments import DeploymentStore
+from finode.node.filing import Filing, LogFiling
 from finode.node.interface import (
+    FeedbackView,
     ModelView,
     OfferView,
     PeerView,
@@ -51,8 +56,11 @@ from finode.node.quotas import StoredQuotas
 from finode.node.reception import Reception
 from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
+from finode.node.signing_book import SigningBook
 from finode.node.views import model_view
+from finode.smpc.counts import has_counts
 from finode.smpc.engines import available_engines, engines_for
+from finode.wire.committee import RewardTerms
 from finode.wire.directory import ServiceSpec
 
 SWEEP_S = 10.0
@@ -78,6 +86,7 @@ class _Offering:
                     input_shape=entry.service.input.shape,
                     price=entry.price,
                     engines=engines_for(entry.plan),
+                    counts=has_counts(entry.plan),
                 )
                 for version, entry in self.entries.items()
             }
@@ -105,6 +114,7 @@ class Node:
         owner: OwnerRole,
         querier: QuerierRole,
         desk: Desk,
+        contribution: Contribution,
         organization: str,
         log: FilteringBoundLogger,
     ) -> None:
@@ -118,6 +128,7 @@ class Node:
         self._owner = owner
         self._querier = querier
         self._organization = organization
+        self._contribution = contribution
         self._log = log
         self._began = time.monotonic()
 
@@ -136,6 +147,15 @@ class Node:
             return self._querier.cancel(bytes.fromhex(session))
         except ValueError:
             return False
+
+    async def feedback(self, session: str, labels: tuple[int, ...]) -> FeedbackView:
+        """See `LedgerService.feedback`."""
+        return await self._contribution.give_labels(session, labels)
+
+    @property
+    def ballots_kept(self) -> int:
+        """How many sessions' votes are kept here, as shares, for labels."""
+        return self._contribution.ballots_kept
 
     async def reload(self) -> None:
         """See `NodeService.reload`."""
@@ -249,7 +269,9 @@ class Holdings:
     registry: Registry
     store: DeploymentStore
     quotas: StoredQuotas
+    contributions: ContributionStore
     offering: _Offering
+    signing: SigningBook
 
     def offer(self) -> Offer:
         """Return what the node says of itself in its record."""
@@ -272,7 +294,16 @@ def open_holdings(config: Config) -> Holdings:
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         registry = Registry(config.home)
         store = DeploymentStore(config.home, config.party.deployment_space_mb)
-        return Holdings(config, registry, store, StoredQuotas(config.home), _Offering(offered_by(registry, config)))
+        offering = _Offering(offered_by(registry, config))
+        return Holdings(
+            config,
+            registry,
+            store,
+            StoredQuotas(config.home),
+            ContributionStore(config.home),
+            offering,
+            SigningBook(config.home),
+        )
     except OSError as error:
         raise ConfigError(f"cannot use the home {config.home}: {error.strerror}") from None
 
@@ -304,16 +335,23 @@ async def serve_node(
     pool: WorkerPool,
     secret: NodeSecret,
     log: FilteringBoundLogger,
+    filing: Filing | None = None,
 ) -> AsyncIterator[Node]:
-    """Run a node's roles on a network for as long as the body lasts; then stop them in order."""
+    """Run a node's roles on a network for as long as the body lasts; then stop them in order.
+
+    What sessions leave behind goes to `filing`, or into the log.
+    """
     config = holdings.config
     roles = frozenset(config.node.roles)
     sessions = SessionTable()
     organization = network.organization_of(identity.peer_id) or config.node.organization
-    async with trio.open_nursery() as nursery:
-        dealer = DealerRole(network, pool, sessions, secret, config, log)
-        party = PartyRole(network, pool, sessions, holdings.store, nursery, config, log)
-        owner = OwnerRole(network, holdings.registry, holdings.offering, secret, config, log)
+    async with _closing(holdings.signing), trio.open_nursery() as nursery:
+        filing = filing or LogFiling(log)
+        cosigning = Cosigning(network, identity, holdings.signing, filing, nursery, config, log)
+        dealer = DealerRole(network, pool, sessions, secret, cosigning, config, log)
+        contribution = Contribution(network, identity, pool, holdings.contributions, filing, config, log)
+        party = PartyRole(network, pool, sessions, holdings.store, contribution, cosigning, nursery, config, log)
+        owner = OwnerRole(network, holdings.registry, holdings.offering, secret, cosigning, config, log)
         book = CommitteeBook(config.node.capacity)
         engines = available_engines()
 
@@ -331,6 +369,7 @@ async def serve_node(
                 max_batch=config.party.max_batch,
                 party_price=config.party.price,
                 dealer_price=config.dealer.price,
+                rewards=RewardTerms.of(config.federation, 0),
                 storage_full=holdings.store.is_full(),
                 shutting_down=reception.stopping,
                 holds=frozenset(entry.id for entry in holdings.store.all()) | dealer.plans.kept(),
@@ -344,20 +383,35 @@ async def serve_node(
             return None if record is None else candidate(record, organization=organization, rtt_ms=0.0)
 
         desk = Desk(identity, view, book, since_ms=now_ms())
-        reception = Reception(network, desk, party, dealer, owner, config, log)
-        querier = QuerierRole(network, organization, sessions, own_candidate, nursery, config, log)
+        reception = Reception(network, desk, party, dealer, owner, cosigning, contribution, config, log)
+        querier = QuerierRole(
+            network, organization, sessions, own_candidate, cosigning, contribution, nursery, config, log
+        )
         reception.open()
         nursery.start_soon(pool.serve)
         nursery.start_soon(reception.tend)
+        nursery.start_soon(cosigning.serve)
+        nursery.start_soon(contribution.tend)
         nursery.start_soon(_sweep, network, party, holdings.store)
         network.announce()
         try:
-            yield Node(holdings, network, pool, sessions, owner, querier, desk, organization, log)
+            yield Node(holdings, network, pool, sessions, owner, querier, desk, contribution, organization, log)
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
                 await reception.stop()
+                await cosigning.stop()
             nursery.cancel_scope.cancel()
             holdings.quotas.close()
+            holdings.contributions.close()
+
+
+@asynccontextmanager
+async def _closing(signing: SigningBook) -> AsyncIterator[None]:
+    """Close the book when nothing writes to it any more."""
+    try:
+        yield
+    finally:
+        signing.close()
 
 
 async def _sweep(network: Network, party: PartyRole, store: DeploymentStore) -> None:

@@ -20,6 +20,7 @@ from finode.errors import PeerRefused, RemoteError, RemoteProtocolError
 from finode.identity import PeerId
 from finode.models.registry import ModelEntry, Registry
 from finode.net.interface import Network, Stream
+from finode.node.cosigning import Cosigning
 from finode.node.deployments import share_digest
 from finode.node.secret import NodeSecret
 from finode.node.tasks import together
@@ -33,6 +34,7 @@ from finode.wire.shares import (
     OfferDeployment,
     WithdrawModel,
 )
+from finode.wire.signed import Signed
 
 A = TypeVar("A", DeploymentWanted, DeploymentStored)
 
@@ -52,6 +54,7 @@ class _Handout:
     deployment: bytes
     plan: bytes
     shares: Sequence[bytes]
+    signed: Signed
 
 
 class OwnerRole:
@@ -63,10 +66,12 @@ class OwnerRole:
         registry: Registry,
         offering: Offering,
         secret: NodeSecret,
+        cosigning: Cosigning,
         config: Config,
         log: FilteringBoundLogger,
     ) -> None:
         self._network = network
+        self._cosigning = cosigning
         self._registry = registry
         self._offering = offering
         self._secret = secret
@@ -99,7 +104,8 @@ class OwnerRole:
             shares = await trio.to_thread.run_sync(
                 self._share, entry, terms, deployment, limiter=self._sharing, abandon_on_cancel=True
             )
-            handout = _Handout(term, deployment, entry.plan.encode(), shares)
+            signed = await self._cosigning.deployment(terms, term)
+            handout = _Handout(term, deployment, entry.plan.encode(), shares, signed)
             sent += sum(await together([partial(self._give, terms, handout, peer) for peer in members]))
             self._log.info(
                 "deployment handed out",
@@ -131,6 +137,7 @@ class OwnerRole:
                     plan=handout.plan,
                     share_bytes=len(share),
                     share_digest=share_digest(share),
+                    signed=handout.signed,
                 )
             )
             answer = await self._answer(stream, DeploymentWanted, timeout_s)

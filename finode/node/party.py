@@ -20,10 +20,12 @@ from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.asked import while_asked
 from finode.node.bundles import BundleShelf, PartyBundle
+from finode.node.contribution import Contribution
+from finode.node.cosigning import Cosigning, PartyRecord
+from finode.node.deployment_records import check_signed_deployment
 from finode.node.deployments import Deployment, DeploymentStore, check_offer
-from finode.node.driver import RunOutcome
 from finode.node.pool import WorkerPool
-from finode.node.seat import PartySeat, input_share_bytes
+from finode.node.seat import PartySeat, SeatRun, input_share_bytes
 from finode.node.sessions import Session, SessionTable
 from finode.node.verdicts import VerdictReached, verdict_of
 from finode.smpc import sharing
@@ -61,7 +63,7 @@ GOODBYE_TIMEOUT_S = 1.0
 class _Computed:
     """A session's outcome at this party, and how long its phases took here."""
 
-    outcome: RunOutcome
+    run: SeatRun
     bundle_bytes: int
     offline_s: float
     online_s: float
@@ -76,12 +78,16 @@ class PartyRole:
         pool: WorkerPool,
         sessions: SessionTable,
         store: DeploymentStore,
+        contribution: Contribution,
+        cosigning: Cosigning,
         nursery: trio.Nursery,
         config: Config,
         log: FilteringBoundLogger,
     ) -> None:
         self._network = network
         self._own = network.peer_id
+        self._contribution = contribution
+        self._cosigning = cosigning
         self._pool = pool
         self._sessions = sessions
         self._store = store
@@ -151,6 +157,7 @@ class PartyRole:
                 self._store.enter(deployment)
                 self._network.announce()
         await stream.send(DeploymentStored(deployment=offer.deployment))
+        self._cosigning.hand_in(offer.signed)
 
     def withdraw(self, owner: PeerId, version: bytes) -> None:
         """Drop an owner's deployments of one version."""
@@ -182,7 +189,7 @@ class PartyRole:
         The stream stays open as long as the bundle is here: the dealer that is lost before it is taken takes it along.
         """
         terms = sealed.terms
-        if stream.peer != terms.dealer or not 1 <= offer.batch <= terms.max_batch:
+        if stream.peer != terms.dealer or not terms.foresees(offer.batch):
             raise RemoteProtocolError(f"{stream.peer} offers a bundle that the terms do not foresee", peer=stream.peer)
         seat = self.seat(sealed)
         async with self._pool.acquire(READY_TIMEOUT_S) as worker:
@@ -266,20 +273,24 @@ class PartyRole:
         """Run one session for the querier; raise `VerdictReached` when it ends early."""
         terms, seat = sealed.terms, self.seat(sealed)
         expected = input_share_bytes(terms, start.batch)
-        if start.batch > terms.max_batch or start.input_bytes != expected:
+        if not terms.foresees(start.batch) or start.input_bytes != expected:
             raise RemoteProtocolError(
                 f"{stream.peer} announces {start.input_bytes} bytes for {start.batch} inputs, {expected} are due",
                 peer=stream.peer,
             )
         lanes = await seat.lanes()
+        follows = False
         place = self._sessions.enter(
             start.session, seat.committee, terms.service, Role.PARTY, terms.querier, start.batch
         )
-        with place as session:
+        with place as session, self._cosigning.computing(sealed, start) as record:
             try:
                 lanes.join(start.session)
                 with trio.move_on_after(terms.session_timeout_s) as limit:
-                    await self._compute(stream, seat, start, session)
+                    run = await self._compute(stream, seat, start, session, record)
+                    follows = run.outcome.more
+                    if follows:
+                        self._nursery.start_soon(self._contribution.follow, seat, lanes, start.session, run)
                 if limit.cancelled_caught:
                     late = f"it took over {terms.session_timeout_s} s, which is what the terms allow"
                     raise VerdictReached(Verdict(culprit="", round=session.round, fault=Fault.TIMEOUT, detail=late))
@@ -293,7 +304,8 @@ class PartyRole:
                     await self._tell(stream, seat, start.session, verdict)
                 raise
             finally:
-                lanes.leave(start.session)
+                if not follows:
+                    lanes.leave(start.session)
                 self._bundles.burn_of(terms.dealer, start.serial, sealed.id)
 
     async def _tell(self, stream: Stream, seat: PartySeat, session: bytes, verdict: Verdict) -> None:
@@ -303,7 +315,9 @@ class PartyRole:
         with trio.move_on_after(GOODBYE_TIMEOUT_S), suppress(RemoteError, LocalProtocolError):
             await stream.send(Failed(subject=session, verdict=verdict))
 
-    async def _compute(self, stream: Stream, seat: PartySeat, start: StartSession, session: Session) -> None:
+    async def _compute(
+        self, stream: Stream, seat: PartySeat, start: StartSession, session: Session, record: PartyRecord
+    ) -> SeatRun:
         """Read the input, wait for the bundle, run, send the output; a word from the querier ends it."""
         timeout_s = self._config.session.deal_timeout_s
         input_share = await _receive_input(stream, start.input_bytes, timeout_s)
@@ -313,27 +327,41 @@ class PartyRole:
             session.phase = Phase.PREPROCESSING
             await self._report(stream, seat, session)
             bundle = await self._bundles.take(seat.terms.dealer, start.serial, seat.committee, start.batch, timeout_s)
+            record.bundle_bytes = bundle.size
             try:
                 waited_s = trio.current_time() - began
                 session.phase = Phase.ROUNDS
                 await self._report(stream, seat, session)
                 with bundle.worker.busy():
-                    outcome = await self._run(stream, seat, session, input_share, bundle)
+                    run = await self._run(stream, seat, session, record, input_share, bundle)
             finally:
                 bundle.ended.set()
-            offline_s = waited_s + outcome.prepare_s
-            return _Computed(outcome, bundle.size, offline_s, max(0.0, trio.current_time() - began - offline_s))
+            offline_s = waited_s + run.outcome.prepare_s
+            return _Computed(run, bundle.size, offline_s, max(0.0, trio.current_time() - began - offline_s))
 
-        await self._deliver(stream, start.session, await while_asked(stream, compute))
+        computed = await while_asked(stream, compute)
+        try:
+            await self._deliver(stream, start.session, computed)
+        except BaseException:
+            await computed.run.driver.abandon()
+            raise
+        return computed.run
 
     async def _run(
-        self, stream: Stream, seat: PartySeat, session: Session, input_share: bytearray, bundle: PartyBundle
-    ) -> RunOutcome:
-        outcomes: list[RunOutcome | FinodeError] = []
+        self,
+        stream: Stream,
+        seat: PartySeat,
+        session: Session,
+        record: PartyRecord,
+        input_share: bytearray,
+        bundle: PartyBundle,
+    ) -> SeatRun:
+        outcomes: list[SeatRun | FinodeError] = []
         ended = trio.Event()
 
-        def on_round(round: int) -> None:
-            session.round = round
+        def on_round(round: int, bytes_sent: int) -> None:
+            session.round = record.rounds = round
+            record.bytes_sent = bytes_sent
 
         async def report() -> None:
             shown = -1
@@ -348,13 +376,15 @@ class PartyRole:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(report)
             try:
-                outcomes.append(await seat.run(session.id, input_share, bundle, on_round))
+                outcomes.append(await seat.run(session.id, record.order, input_share, bundle, on_round))
             except FinodeError as error:
                 outcomes.append(error)
             finally:
                 ended.set()
         if isinstance(outcomes[0], FinodeError):
             raise outcomes[0]
+        outcome = outcomes[0].outcome
+        record.rounds, record.bytes_sent, record.transcript = outcome.rounds, outcome.bytes_sent, outcome.transcript
         return outcomes[0]
 
     @staticmethod
@@ -366,7 +396,7 @@ class PartyRole:
 
     @staticmethod
     async def _deliver(stream: Stream, session: bytes, computed: _Computed) -> None:
-        outcome = computed.outcome
+        outcome = computed.run.outcome
         meter = Meter(
             rounds=outcome.rounds,
             bytes_sent=outcome.bytes_sent,
@@ -399,6 +429,7 @@ def check_deployment(owner: PeerId, terms: Terms, offer: OfferDeployment) -> Pla
     for model in terms.models:
         if model.version == offer.version and model.owner == owner:
             if terms.deployment_id(model) == offer.deployment:
+                check_signed_deployment(offer.signed, terms, model)
                 return check_offer(offer.deployment, offer.plan, model.plan_digest, owner)
             break
     raise RemoteProtocolError(f"{owner} offers a deployment that is not in the terms", peer=owner)

@@ -41,8 +41,12 @@ from finode.errors import (
 from finode.identity import PeerId
 from finode.net.interface import Network
 from finode.node.answers import Answered, Clock, answer_of
-from finode.node.batches import SharedInput, filled, first_rows, is_row_wise, session_batch
-from finode.node.choices import COMPUTING, candidates, wanted_of
+from finode.node.augmenting import with_copies
+from finode.node.batches import SharedInput, check_inputs, filled, first_rows, is_row_wise, session_batch
+from finode.node.choices import COMPUTING, answer_spec, candidates, wanted_of
+from finode.node.contribution import Contribution
+from finode.node.cosigning import Cosigning
+from finode.node.feedback import AskedSession
 from finode.node.interface import (
     ProgressCallback,
     QueryAnswer,
@@ -56,7 +60,6 @@ from finode.node.supply import Supply, Ticket
 from finode.node.tasks import together
 from finode.node.verdicts import BLAMELESS, VerdictReached
 from finode.smpc import sharing
-from finode.smpc.engine import AnswerSpec
 from finode.wire.committee import Dissolve
 from finode.wire.directory import ServiceSpec
 from finode.wire.preprocessing import Dealt
@@ -71,6 +74,7 @@ from finode.wire.shares import (
     StartSession,
     Verdict,
 )
+from finode.wire.signed import Signed
 
 FAULT_POINTS = 20.0
 """What breaking the protocol costs a peer's standing here: three times in a row and it is not chosen any more."""
@@ -94,6 +98,8 @@ class QuerierRole:
         organization: str,
         sessions: SessionTable,
         own_candidate: Callable[[], Candidate | None],
+        cosigning: Cosigning,
+        contribution: Contribution,
         nursery: trio.Nursery,
         config: Config,
         log: FilteringBoundLogger,
@@ -102,6 +108,8 @@ class QuerierRole:
         self._organization = organization
         self._sessions = sessions
         self._own_candidate = own_candidate
+        self._cosigning = cosigning
+        self._contribution = contribution
         self._config = config
         self._log = log
         self._members = Members(network, config)
@@ -158,13 +166,16 @@ class QuerierRole:
     ) -> QueryAnswer:
         """Ask about all inputs, in as many sessions as they need, and put the answer together."""
         clock = Clock()
-        self._check_input(request)
+        check_inputs(request.inputs, request.vote, self.spec(request.service), self._config.querier.max_batch)
         results: list[Answered] = []
         left = request.inputs
         while len(left):
             part = replace(request, inputs=left[: self._config.querier.max_batch])
             results.append(await self._attempts(part, entry, progress, clock, deadline_s, reasons, bool(results)))
             left = left[len(results[-1].output.labels) :]
+        self._contribution.asked(
+            entry.id, tuple(AskedSession(one.session, one.committee.terms, len(one.output.labels)) for one in results)
+        )
         return answer_of(
             request.service,
             entry.id,
@@ -233,25 +244,6 @@ class QuerierRole:
             return excluded | {culprit}
         return excluded | {f"{COMPUTING}{culprit}"}
 
-    def _check_input(self, request: QueryRequest) -> None:
-        spec = self.spec(request.service)
-        expected = spec.input.shape
-        if request.inputs.ndim != len(expected) + 1 or request.inputs.shape[1:] != expected:
-            raise InputError(
-                f"service {request.service!r} takes inputs of shape {expected}, got {request.inputs.shape[1:]}"
-            )
-        if not len(request.inputs):
-            raise InputError("the query has no inputs")
-        if not np.isfinite(request.inputs).all():
-            raise InputError("the input has a NaN or an infinite value")
-        most = self._config.querier.max_batch
-        if len(request.inputs) > most and not is_row_wise(request.vote):
-            raise InputError(
-                f"{len(request.inputs)} inputs in one query: a {request.vote} vote looks at all of them together, and "
-                f"{most} are allowed",
-                hint="ask in smaller batches, or raise [querier] max_batch",
-            )
-
     def spec(self, service: str) -> ServiceSpec:
         """Return a service's spec as most records state it; raise `UnknownService`."""
         stated = [spec for record in self._network.records().values() if (spec := record.service(service)) is not None]
@@ -289,7 +281,7 @@ class QuerierRole:
         await tell(Phase.COMMITTEE)
         began = time.monotonic()
         async with self._negotiating:  # so that equal queries at the same time share one committee
-            batch = session_batch(request.vote, len(request.inputs), wanted.max_batch)
+            batch = session_batch(request.vote, len(request.inputs), wanted.max_batch, wanted.copies)
             committee = await self._committee(wanted, batch, clock, deadline_s)
         entry.committee = committee.id
         clock.negotiation_s += time.monotonic() - began
@@ -406,21 +398,23 @@ class QuerierRole:
         clock: Clock,
     ) -> Answered:
         """Ask about as many of the inputs as the parties have the memory for."""
-        count = min(len(request.inputs), supply.max_batch)
+        copies = committee.terms.copies
+        count = min(len(request.inputs), supply.max_batch // (1 + copies))
         if count < len(request.inputs) and not is_row_wise(request.vote):
             raise InputError(
                 f"{len(request.inputs)} inputs in one query: a {request.vote} vote looks at all of them together, and "
                 f"the parties have the memory for {count}",
                 hint="ask in smaller batches, or have the parties raise [party] session_memory_mb",
             )
-        batch = session_batch(request.vote, count, supply.max_batch)
+        batch = session_batch(request.vote, count, supply.max_batch, copies)
         await tell(Phase.PREPROCESSING)
         began = time.monotonic()
         ticket = await supply.take(batch)
         clock.offline_s += time.monotonic() - began
+        order = self._cosigning.order(committee, session, ticket.serial, count)
         try:
-            with supply.in_use():
-                return await self._run(committee, supply, ticket, session, request.inputs[:count], tell, clock)
+            with supply.in_use(), self._cosigning.asking(committee, order, session):
+                return await self._run(committee, supply, ticket, order, session, request.inputs[:count], tell, clock)
         except BaseException:
             supply.give_up(ticket)
             raise
@@ -430,6 +424,7 @@ class QuerierRole:
         committee: SealedCommittee,
         supply: Supply,
         ticket: Ticket,
+        order: Signed,
         session: bytes,
         inputs: npt.NDArray[np.float64],
         tell: Callable[..., Awaitable[None]],
@@ -441,17 +436,16 @@ class QuerierRole:
         outputs: dict[int, bytearray] = {}
         meters: dict[int, Meter] = {}
         dealt: list[Dealt] = [] if ticket.ready is None else [ticket.ready]
-        spec = AnswerSpec(
-            models=len(terms.models),
-            classes=terms.classes,
-            parties=len(terms.parties),
-            batch=batch,
-            fractional_bits=terms.fractional_bits,
-            vote=terms.vote.value,
-            reveal=terms.reveal.value,
-        )
+        spec = answer_spec(terms, batch)
         output_bytes = sharing.output_bytes(spec)
-        shared = SharedInput(filled(inputs, batch), len(terms.parties), terms.fractional_bits)
+        rows = with_copies(
+            filled(inputs, spec.answers),
+            terms.copies,
+            self._specs[terms.service_digest].input,
+            self._config.querier,
+            np.random.default_rng(secrets.randbits(128)),
+        )
+        shared = SharedInput(rows, len(terms.parties), terms.fractional_bits)
         story = Story(self._network.peer_id, frozenset(terms.members()))
 
         async def deal() -> None:
@@ -468,6 +462,7 @@ class QuerierRole:
                 serial=ticket.serial,
                 batch=batch,
                 input_bytes=sharing.input_bytes(terms.input_shape, batch),
+                order=order,
             )
             outputs[index], meters[index] = await self._members.compute(
                 terms.parties[index], start, partial(shared.piece, index), output_bytes, tell, story
@@ -490,6 +485,7 @@ class QuerierRole:
             verdict = Verdict(culprit=culprit, round=-1, fault=Fault.PROTOCOL, detail=error.message)
             raise VerdictReached(verdict) from error
         return Answered(
+            session,
             committee,
             first_rows(output, len(inputs)),
             tuple(meters[index] for index in sorted(meters)),

@@ -29,14 +29,19 @@ from finode.errors import (
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.asked import while_asked
+from finode.node.contribution import Contribution
+from finode.node.cosigning import Cosigning
 from finode.node.dealer import DealerRole
 from finode.node.negotiator import dissolve, now_ms
+from finode.node.orders import check_order
 from finode.node.owner import OwnerRole
 from finode.node.party import PartyRole, check_deployment
 from finode.node.verdicts import BLAMELESS, VerdictReached, verdict_of
 from finode.wire import committee as committee_wire
-from finode.wire import preprocessing, session, shares
+from finode.wire import contribution as contribution_wire
+from finode.wire import preprocessing, receipts, session, shares
 from finode.wire.committee import Dissolve, Propose, Seal, Terms
+from finode.wire.cosigning import AskReport, AskSignature, Finished
 from finode.wire.preprocessing import Deal, OfferBundle, RequestMasks
 from finode.wire.session import JoinLane
 from finode.wire.shares import (
@@ -74,6 +79,8 @@ class Reception:
         party: PartyRole,
         dealer: DealerRole,
         owner: OwnerRole,
+        cosigning: Cosigning,
+        contribution: Contribution,
         config: Config,
         log: FilteringBoundLogger,
     ) -> None:
@@ -82,6 +89,8 @@ class Reception:
         self._party = party
         self._dealer = dealer
         self._owner = owner
+        self._cosigning = cosigning
+        self._contribution = contribution
         self._config = config
         self._log = log
         self._work: set[trio.CancelScope] = set()
@@ -94,6 +103,8 @@ class Reception:
         self._network.serve(shares.PROTOCOL, self._on_shares)
         self._network.serve(preprocessing.PROTOCOL, self._on_preprocessing)
         self._network.serve(session.PROTOCOL, self._on_lane)
+        self._network.serve(contribution_wire.PROTOCOL, self._on_contribution)
+        self._network.serve(receipts.PROTOCOL, self._on_receipts)
 
     async def tend(self) -> None:
         """End committees that expire, until cancelled."""
@@ -227,6 +238,7 @@ class Reception:
             if offer.share_bytes:
                 raise RemoteProtocolError(f"{stream.peer} offers a share to the dealer", peer=stream.peer)
             self._dealer.plans.put(offer.deployment, plan)
+            self._cosigning.hand_in(offer.signed)
             await stream.send(DeploymentWanted(deployment=offer.deployment, wanted=False))
             await stream.send(DeploymentStored(deployment=offer.deployment))
 
@@ -255,6 +267,7 @@ class Reception:
         async def run(stream: Stream, sealed: SealedCommittee) -> None:
             self._expect_querier(stream.peer, sealed.terms)
             self._expect_party(stream.peer, sealed.terms)
+            check_order(start, sealed.terms)
             self._desk.book.begin(start.committee, start.session, start.batch, now_ms())
             try:
                 with bound_contextvars(session=start.session.hex()):
@@ -297,7 +310,7 @@ class Reception:
             self._expect_querier(stream.peer, sealed.terms)
             self._expect_dealer(stream.peer, sealed.terms)
             self._log.info("dealing", role=Role.DEALER.value, batch=message.batch)
-            await self._dealer.serve_pool(stream, sealed.terms, message, self._desk.book)
+            await self._dealer.serve_pool(stream, sealed, message, self._desk.book)
 
         return deal
 
@@ -329,3 +342,23 @@ class Reception:
         self._expect_party(stream.peer, sealed.terms)
         with suppress(VerdictReached, PeerUnreachable):
             await self._party.join_lane(stream, sealed, message)
+
+    # /finode/receipts/1
+
+    async def _on_receipts(self, stream: Stream) -> None:
+        """The stream's first message says who it is for: members of a committee about a session that ended."""
+        timeout_s = self._config.session.answer_timeout_s
+        message = await stream.receive(AskReport, AskSignature, Finished, timeout_s=timeout_s)
+        if self.stopping:
+            await stream.close()
+            return
+        with self._cancellable():
+            match message:
+                case AskReport() | AskSignature() | Finished():
+                    await self._cosigning.answer(stream, message)
+
+    # /finode/contribution/1
+
+    async def _on_contribution(self, stream: Stream) -> None:
+        with self._cancellable():
+            await self._contribution.serve(stream)

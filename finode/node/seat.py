@@ -11,7 +11,9 @@ because a party that restarted has lost nothing but a file that the others still
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import trio
@@ -32,7 +34,9 @@ from finode.smpc.plan import Plan
 from finode.wire import canonical, preprocessing
 from finode.wire.committee import Terms
 from finode.wire.message import KIB, MIB
+from finode.wire.receipts import Order
 from finode.wire.shares import Fault, Verdict
+from finode.wire.signed import Signed
 
 BYTES_PER_VALUE = 64
 """No round of the engine opens more than this of one element: at most 45 comparisons of a 3x3 pooling window."""
@@ -49,6 +53,10 @@ def program_of(terms: Terms, plans: tuple[Plan, ...], batch: int) -> Program:
         vote=terms.vote.value,
         reveal=terms.reveal.value,
         profile=terms.profile,
+        vote_weights=terms.vote_weights,
+        copies=terms.copies,
+        gamma=terms.gamma,
+        statistics=terms.engine == "native",
     )
 
 
@@ -64,6 +72,17 @@ def _frame_limit(terms: Terms, plans: tuple[Plan, ...]) -> int:
     votes = len(plans) * terms.classes * terms.classes
     weights = sum(plan.weight_numel() for plan in plans)
     return 64 * KIB + BYTES_PER_VALUE * summands * terms.max_batch * (values + votes) + 8 * weights
+
+
+@dataclass(frozen=True, slots=True)
+class SeatRun:
+    """A run whose answer is there; what follows it is `driver`'s to move."""
+
+    outcome: RunOutcome
+    driver: RunDriver
+    program: Program
+    zero_keys: Mapping[int, bytes] = field(repr=False)
+    count: int
 
 
 class PartySeat:
@@ -142,15 +161,18 @@ class PartySeat:
         return self._lanes
 
     async def max_batch(self, worker: WorkerProcess) -> int:
-        """Return the most inputs of one session that fit into the memory which this node gives to one; at least 1."""
+        """Return the most inputs of one session that fit into the memory which this node gives to one; at least 1.
+
+        An input of an augmented vote comes with its copies, which count."""
         if not self._max_batch:
-            program = program_of(self.terms, await self.plans(), 1)
+            unit = 1 + self.terms.copies
+            program = program_of(self.terms, await self.plans(), unit)
             reply = await worker.request(
                 {"kind": "sizes", "engine": self.terms.engine, "program": canonical.encode(program)}
             )
             limit_bytes = self._config.party.session_memory_mb * MIB
-            fitting = limit_bytes // max(1, reply.header["memory_bytes"])
-            self._max_batch = max(1, min(self.terms.max_batch, fitting))
+            fitting = unit * (limit_bytes // max(1, reply.header["memory_bytes"]))
+            self._max_batch = max(unit, min(self.terms.max_batch, fitting))
         return self._max_batch
 
     async def begin_bundle(self, name: bytes, batch: int, seed: bytes, worker: WorkerProcess) -> tuple[int, int]:
@@ -257,12 +279,23 @@ class PartySeat:
         )
 
     async def run(
-        self, session: bytes, input_share: Buffer, bundle: PartyBundle, on_round: Callable[[int], None]
-    ) -> RunOutcome:
-        """Run one session whose inbox was joined before; the outcome's one part is the output share."""
+        self,
+        session: bytes,
+        order: Signed,
+        input_share: Buffer,
+        bundle: PartyBundle,
+        on_round: Callable[[int, int], None],
+    ) -> SeatRun:
+        """Run one session whose inbox was joined before; the outcome's one part is the output share.
+
+        `order` is the querier's, checked: it says how many of the batch's inputs are true ones. The outcome's
+        transcript is keyed with what the parties alone know. Where `outcome.more`, the caller must call `driver.rest`
+        or `driver.abandon`.
+        """
         self._check_ready()
         lane_set = await self.lanes()
         lanes = await lane_set.connect()
+        key = lane_set.transcript_key(session)
         driver = RunDriver(
             session,
             bundle.worker,
@@ -272,11 +305,17 @@ class PartySeat:
             self._config.session.round_timeout_s,
             on_round,
         )
+        zero_keys = {index: lane.zero_key(session, order.body) for index, lane in lanes.items()}
+        count = canonical.decode(order.body, Order).count
         with self._store.using(self.deployments):
-            return await driver.drive(
-                {"kind": "run", "bundle": bundle.name, "zero_parties": list(lanes)},
-                [input_share, *(lane.zero_key(session) for lane in lanes.values())],
+            outcome = await driver.drive(
+                {"kind": "run", "bundle": bundle.name, "zero_parties": list(zero_keys), "count": count},
+                [input_share, *zero_keys.values()],
+                keep_rest=True,
             )
+        outcome = replace(outcome, transcript=hmac.digest(key, outcome.transcript, "sha256"))
+        program = program_of(self.terms, await self.plans(), bundle.batch)
+        return SeatRun(outcome, driver, program, zero_keys, count)
 
     async def close(self) -> None:
         """Close the lanes: the committee is over."""
@@ -284,5 +323,5 @@ class PartySeat:
             await self._lanes.close()
 
 
-def _ignore(round: int) -> None:
+def _ignore(round: int, bytes_sent: int) -> None:
     """Opening weights shows no progress of its own."""

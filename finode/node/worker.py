@@ -15,11 +15,15 @@ daemon's end of the socket closes, and at its start, after an error that says wh
     run         input share, zero keys                        an outcome, with prepare_s for what of its bundle was not
                                                               prepared; at the end the part is the output share
     resume      frames of the other parties                   an outcome
-    drop        -                                             -
+    rest        -                                             an outcome: what follows a run that finished with `more`;
+                                                              at the end the parts are sums and ballots
+    feedback    ballots, label share, zero keys               an outcome; at the end the part is the counts' share
+    drop        -                                             -; of a run, and of what would follow it
     deal        secret                                        correction_bytes; parts: the seed of each party
     next        -                                             more; part: a chunk of the corrections
 
-An outcome is `exchange` (round, expected_bytes, parties; parts: the frames to send) or `finished`.
+An outcome is `exchange` (round, expected_bytes, parties; parts: the frames to send) or `finished` (rounds, bytes_sent,
+compute_s, transcript, more). What follows a run waits for `rest` or `drop`; beyond `MAX_RESTS` the oldest is dropped.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +43,26 @@ from finode.errors import FinodeError, LocalError, LocalProtocolError, RemoteErr
 from finode.node.channel import BlockingChannel, Buffer, Envelope
 from finode.node.files import write_private
 from finode.node.kept import BundleKeep, HoldingCache, KeptBundle
-from finode.smpc.engine import Dealing, Engine, Exchange, Finished, Outcome, PartyRun, Prepared, Program
+from finode.smpc.engine import (
+    Dealing,
+    Engine,
+    Exchange,
+    Finished,
+    Outcome,
+    PartyRun,
+    Prepared,
+    Program,
+    StatisticsShare,
+)
 from finode.smpc.engines import available_engines
 from finode.smpc.plan import decode_plan
 from finode.wire import canonical
 
 CACHE_BYTES = 1 << 30
 """Deployments kept in memory between sessions; the least recently used go first."""
+MAX_RESTS = 64
+"""Runs whose answers have left and whose statistics are still to come. A daemon asks for them within a second or drops
+them; the limit is for one that does neither."""
 
 
 class Worker:
@@ -55,6 +73,7 @@ class Worker:
         self._holdings = HoldingCache(CACHE_BYTES)
         self._bundles = BundleKeep()
         self._runs: dict[bytes, PartyRun] = {}
+        self._rests: OrderedDict[bytes, PartyRun] = OrderedDict()
         self._constant_paths: dict[bytes, list[str]] = {}
         self._dealings: dict[bytes, Iterator[Buffer]] = {}
         self._handlers: dict[str, Callable[[dict[str, Any], tuple[Buffer, ...]], Envelope]] = {
@@ -67,6 +86,8 @@ class Worker:
             "burn": self._burn,
             "run": self._run,
             "resume": self._resume,
+            "rest": self._rest,
+            "feedback": self._feedback,
             "drop": self._drop,
             "deal": self._deal,
             "next": self._next,
@@ -90,6 +111,11 @@ class Worker:
         """How many bundles lie here."""
         return len(self._bundles)
 
+    @property
+    def runs(self) -> int:
+        """How many runs are under way here, or wait for what follows their answer."""
+        return len(self._runs) + len(self._rests)
+
     def advance(self) -> bool:
         """Do a piece of what can be done ahead; return whether there was any."""
         return self._bundles.advance()
@@ -97,6 +123,7 @@ class Worker:
     def _forget(self, run: bytes | None) -> None:
         if run is not None:
             self._runs.pop(run, None)
+            self._rests.pop(run, None)
             self._constant_paths.pop(run, None)
             self._dealings.pop(run, None)
 
@@ -164,17 +191,30 @@ class Worker:
         bundle = self._bundles.take(header["bundle"])
         if (prepared := bundle.prepared) is None:
             raise LocalProtocolError("a bundle is taken before it is whole")
-        while prepared.advance():
-            pass
-        prepare_s = time.perf_counter() - began
         input_share, *keys = parts
-        run = bundle.engine.run(prepared, input_share, dict(zip(header["zero_parties"], map(bytes, keys), strict=True)))
+        # The engine prepares what is left for the answer here, and what follows it when it is asked for.
+        run = bundle.engine.run(prepared, input_share, _zero_keys(header, keys), count=header.get("count"))
+        prepare_s = time.perf_counter() - began
         outcome = self._outcome(header["run"], run, run.start())
         return Envelope({"prepare_s": prepare_s, **outcome.header}, outcome.parts)
 
     def _resume(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
         run = self._runs[header["run"]]
         return self._outcome(header["run"], run, run.resume(dict(zip(header["parties"], parts, strict=True))))
+
+    def _rest(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        run = self._rests.pop(header["run"], None)
+        if run is None:
+            raise LocalProtocolError("nothing follows this run, or it was dropped")
+        return self._outcome(header["run"], run, run.start())
+
+    def _feedback(self, header: dict[str, Any], parts: tuple[Buffer, ...]) -> Envelope:
+        program = canonical.decode(header["program"], Program)
+        ballots, label_share, *keys = parts
+        run = self._engines[header["engine"]].feedback(
+            program, header["party_index"], ballots, label_share, _zero_keys(header, keys), count=header["count"]
+        )
+        return self._outcome(header["run"], run, run.start())
 
     def _outcome(self, name: bytes, run: PartyRun, outcome: Outcome) -> Envelope:
         if isinstance(outcome, Exchange):
@@ -190,16 +230,24 @@ class Worker:
             )
         paths = self._constant_paths.pop(name, None)
         self._forget(name)
+        if outcome.rest is not None:
+            self._rests[name] = outcome.rest
+            while len(self._rests) > MAX_RESTS:
+                self._rests.popitem(last=False)
         summary = {
             "state": "finished",
             "rounds": outcome.rounds,
             "bytes_sent": outcome.bytes_sent,
             "compute_s": outcome.compute_s,
+            "transcript": outcome.transcript,
+            "more": outcome.rest is not None,
         }
         return Envelope(summary, self._deliver(outcome, paths))
 
     @staticmethod
     def _deliver(outcome: Finished, paths: list[str] | None) -> tuple[Buffer, ...]:
+        if isinstance(outcome.value, StatisticsShare):
+            return (outcome.value.sums, outcome.value.ballots)
         if paths is None:
             return (outcome.value,)
         for path, constants in zip(paths, outcome.value, strict=True):
@@ -223,6 +271,10 @@ class Worker:
             self._forget(header["run"])
             return Envelope({"more": False})
         return Envelope({"more": True}, (chunk,))
+
+
+def _zero_keys(header: dict[str, Any], keys: Sequence[Buffer]) -> dict[int, bytes]:
+    return dict(zip(header["zero_parties"], map(bytes, keys), strict=True))
 
 
 def _error(error: FinodeError) -> dict[str, Any]:

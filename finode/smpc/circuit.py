@@ -36,11 +36,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """Gates in order, the names of the inputs and the output."""
+    """Gates in order, the names of the inputs and the output.
+
+    `kept` are the names of values that are handed out beside the output; `rest` is a circuit that runs after this one,
+    on the same bundle, and reads them.
+    """
 
     inputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     output: str
+    kept: tuple[str, ...] = ()
+    rest: Circuit | None = None
 
     def correction_sizes(self) -> list[tuple[str, int]]:
         """Return the tags of all gates with the bytes of corrections each needs, in the order of dealing."""
@@ -91,8 +97,15 @@ class Circuit:
             _remember(taken, node, material, uses)
             yield
 
-    async def run(self, session: Session, prepared: dict[str, Any], inputs: Mapping[str, Share]) -> Share:
-        """Run this party's side of all gates; return its share of the output. Empties `prepared` on the way."""
+    async def run(
+        self,
+        session: Session,
+        prepared: dict[str, Any],
+        inputs: Mapping[str, Any],
+        kept: dict[str, Any] | None = None,
+    ) -> Share:
+        """Run this party's side of all gates; return its share of the output, and put the values that are kept into
+        `kept`. Empties `prepared` on the way."""
         uses = self._uses()
         cells: dict[str, Cell[Any]] = {name: Cell(uses[name]) for name in (*self.inputs, *(n.name for n in self.nodes))}
 
@@ -107,10 +120,14 @@ class Circuit:
         output = await cells[self.output].get()
         if not isinstance(output, Share):
             raise LocalError(f"the circuit's output {self.output!r} is no share")
+        if kept is not None:
+            kept.update({name: await cells[name].get() for name in self.kept})
         return output
 
-    def plain(self, weights: PlainWeights, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Compute the output in the clear."""
+    def plain(
+        self, weights: PlainWeights, inputs: Mapping[str, Tensor], kept: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """Compute the output in the clear; put the values that are kept into `kept`."""
         uses = self._uses()
         values = dict(inputs)
         for node in self.nodes:
@@ -119,11 +136,13 @@ class Circuit:
                 uses[name] -= 1
                 if not uses[name]:
                     values.pop(name, None)
+        if kept is not None:
+            kept.update({name: values[name] for name in self.kept})
         return values[self.output]
 
     def _uses(self) -> Counter[str]:
         uses = Counter(name for node in self.nodes for name in node.inputs)
-        uses[self.output] += 1
+        uses.update((self.output, *self.kept))
         return uses
 
 
@@ -154,12 +173,16 @@ class CircuitBuilder:
         self.nodes.append(Node(unique, gate, inputs))
         return unique
 
-    def build(self, output: str) -> Circuit:
+    def find(self, gate: Gate[Any], *inputs: str) -> str | None:
+        """Return the name of a value that is computed by this very gate from these inputs, if there is one."""
+        return next((node.name for node in self.nodes if node.inputs == inputs and node.gate == gate), None)
+
+    def build(self, output: str, kept: tuple[str, ...] = (), rest: Circuit | None = None) -> Circuit:
         """Return the circuit without gates whose value nothing reads."""
-        needed = {output}
-        kept = []
+        needed = {output, *kept}
+        gates = []
         for node in reversed(self.nodes):
             if node.name in needed:
                 needed.update(node.inputs)
-                kept.append(node)
-        return Circuit(self.inputs, tuple(reversed(kept)), output)
+                gates.append(node)
+        return Circuit(self.inputs, tuple(reversed(gates)), output, kept, rest)

@@ -11,6 +11,8 @@ round. All frames of a round are opaque bytes; tags inside them tell what is ope
     a session                       party:  hold(...) -> Holding, kept between sessions of the same deployments
                                             prepare(...) -> Prepared, before the query: whatever does not depend on it
                                             run(...) -> PartyRun whose value is its share of the output, as bytes
+    its statistics                          Finished.rest -> PartyRun whose value is a StatisticsShare
+    its labels, later                       querier: labels.share_labels(...); party: feedback(...) -> PartyRun
     input and output                querier: sharing.share_input(...), sharing.reconstruct(...)
 
 `finode.smpc.sharing` is numpy alone, so that owners and queriers need no torch; the rest runs in worker processes.
@@ -36,8 +38,10 @@ Floats = npt.NDArray[np.float64]
 class Program:
     """What a session computes, the same for all of its parties and for the dealer.
 
-    `vote` is "soft", "hard", "entropy", "spectral" or "weighted", which alone has public `vote_weights`, one per model
-    and of any size; `reveal` is "probabilities", "top1" or "label" (the values of the terms' enums).
+    `vote` is "soft", "hard", "entropy", "spectral", "prior" (for models with counts, counts.py), or "weighted", which
+    alone has public `vote_weights`, one per model and of any size, or "augmented", which alone has `copies` of each
+    input beside it in the batch (augmentation.py) and `gamma`, in units of 2^-8. `reveal` is "probabilities", "top1"
+    or "label" (the values of the terms' enums).
     """
 
     plans: tuple[Plan, ...]
@@ -49,6 +53,15 @@ class Program:
     reveal: str
     profile: str = "latency"
     vote_weights: tuple[int, ...] = ()
+    copies: int = 0
+    gamma: int = 0
+    statistics: bool = False
+    """Whether a run goes on, after the answer, with the statistics of its models (`Finished.rest`)."""
+
+    @property
+    def answers(self) -> int:
+        """Rows of the answer: those of the batch that are no copies."""
+        return self.batch // (1 + self.copies)
 
     @property
     def classes(self) -> int:
@@ -70,6 +83,12 @@ class AnswerSpec:
     fractional_bits: int
     vote: str
     reveal: str
+    copies: int = 0
+
+    @property
+    def answers(self) -> int:
+        """Rows of the answer: those of the batch that are no copies."""
+        return self.batch // (1 + self.copies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +103,32 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The run is over. `value` is engine-specific constants (open_weights) or the output share's bytes (run)."""
+    """The run is over. `value` is engine-specific constants (open_weights), the output share's bytes (run), a
+    `StatisticsShare` (the rest of a run) or the shares of the correct counts, K elements (feedback)."""
 
     value: Any = field(repr=False)
     rounds: int
     bytes_sent: int
     compute_s: float
+    transcript: bytes = field(repr=False)
+    """SHA-256 of all that this run opened, equal at all parties that were told the same (transcript.py). Whoever knows
+    a mask could test guesses against it, as the dealer does: it must leave the party only under a key."""
+    rest: PartyRun | None = field(default=None, repr=False)
+    """What follows the answer on the same bundle, when the program has statistics; its rounds are numbered on from this
+    run's. It may be dropped, and never delays the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsShare:
+    """One party's part of a session's statistics.
+
+    `sums` is its share of the vector that `statistics_layout` describes, blinded so that the dealer cannot read it.
+    `ballots` are the models' votes as shares, under masks of this session: good for *one* `feedback`. A second one
+    would open two labels under one mask, so whoever keeps them must drop them as soon as they are given away.
+    """
+
+    sums: bytes = field(repr=False)
+    ballots: bytes = field(repr=False)
 
 
 Outcome = Exchange | Finished
@@ -197,11 +236,31 @@ class Engine(Protocol):
         """Take one bundle; nothing of it is computed yet. `corrections` is empty for all parties but the last, and is
         kept and used in place: a bytearray is written to."""
 
-    def run(self, prepared: Prepared, input_share: Buffer, zero_keys: Mapping[int, bytes]) -> PartyRun:
+    def run(
+        self, prepared: Prepared, input_share: Buffer, zero_keys: Mapping[int, bytes], *, count: int | None = None
+    ) -> PartyRun:
         """Run the program of `prepared`; the value is this party's share of the output, as bytes.
 
-        `zero_keys[j]` is the 32-byte key shared with party j and unknown to the dealer, fresh for this session.
+        `zero_keys[j]` is the 32-byte key shared with party j and unknown to the dealer, fresh for this session. The
+        first `count` inputs of the batch are true ones (all, by default), the others padding that no statistics count.
         Raises `LocalProtocolError` when `prepared` was given to a run before.
+        """
+
+    def feedback(
+        self,
+        program: Program,
+        party_index: int,
+        ballots: Buffer,
+        label_share: Buffer,
+        zero_keys: Mapping[int, bytes],
+        *,
+        count: int,
+    ) -> PartyRun:
+        """Count how often each model voted for the label; the value is this party's share of the K counts, as bytes.
+
+        `ballots` are those of a session of `program` with `count` true inputs, used here for the first and only time;
+        `label_share` is this party's share of their labels (`labels.share_labels`). Needs no bundle. `zero_keys` as in
+        `run`: they may be those of the session. Raises `InputError` for parts that are not of that size.
         """
 
     def plaintext(self, program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> Output:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from finode.errors import LocalError, RemoteProtocolError
 from finode.smpc.engine import Buffer
+from finode.smpc.transcript import Transcript
 
 _MAGIC = b"fnd1"
 _HEADER = struct.Struct("<4sHHII")
@@ -68,8 +69,8 @@ class Opening:
         return np.packbits(planes.astype(np.uint8), axis=1, bitorder="little").reshape(-1)
 
     def combine(self, own: Raw, others: Sequence[memoryview]) -> Tensor:
-        """Return the opened values from all parties' raw buffers, in the shape of the share and on its device."""
-        return torch.from_numpy(self._combined(own, others)).view(self.data.shape).to(self.data.device)
+        """Return the opened values from all parties' raw buffers, in the shape of the share."""
+        return torch.from_numpy(self._combined(own, others)).view(self.data.shape)
 
     def _combined(self, own: Raw, others: Sequence[memoryview]) -> npt.NDArray[Any]:
         if self.kind is Kind.ELEMENTS:
@@ -147,6 +148,7 @@ class Frame:
     def open(self, frames: Mapping[int, Buffer]) -> dict[str, list[Tensor]]:
         """Combine our shares with those in the other parties' frames; return the opened values by tag.
 
+        They are on the processor, wherever the shares are (`placed`).
         Raises `RemoteProtocolError` whose `peer` is the decimal index of the party with a malformed frame.
         """
         views = [self._checked(party, memoryview(frames[party]).cast("B")) for party in sorted(frames)]
@@ -156,6 +158,21 @@ class Frame:
             others = [view[start : start + opening.raw_bytes()] for view in views]
             opened.setdefault(tag, []).append(opening.combine(self._raw[index], others))
         return opened
+
+    def transcribe(self, opened: Mapping[str, Sequence[Tensor]], transcript: Transcript) -> None:
+        """Add to the transcript what `open` gave: the entries without the header, which names the sender, and the
+        opened values, packed as shares are but for the padding."""
+        values = {tag: iter(tensors) for tag, tensors in opened.items()}
+        packed = (replace(opening, data=next(values[tag])).pack() for tag, opening in self._openings)
+        transcript.add(self._round, self.data[_HEADER.size : self._offsets[0]], (raw.data for raw in packed))
+
+    def placed(self, opened: Mapping[str, Sequence[Tensor]]) -> dict[str, list[Tensor]]:
+        """Return what `open` gave, each value on the device of our share of it."""
+        values = {tag: iter(tensors) for tag, tensors in opened.items()}
+        placed: dict[str, list[Tensor]] = {tag: [] for tag in opened}
+        for tag, opening in self._openings:
+            placed[tag].append(next(values[tag]).to(opening.data.device))
+        return placed
 
     def _checked(self, party: int, frame: memoryview) -> memoryview:
         head = _HEADER.size + _ENTRY.size * len(self._openings)

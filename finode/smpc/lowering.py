@@ -16,7 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from finode.errors import InputError, ModelError
+from finode.smpc import augmentation, prior
 from finode.smpc.circuit import Circuit, CircuitBuilder
+from finode.smpc.contribution import with_statistics
 from finode.smpc.engine import Program
 from finode.smpc.gates.base import Gate
 from finode.smpc.gates.layout import Concat, Pad, Slice, Subtract, Times, Transpose
@@ -47,14 +49,17 @@ class Value:
 
 
 def lower(program: Program) -> Circuit:
-    """Return the circuit of a program; raise `InputError` or `ModelError` when it cannot be computed."""
+    """Return the circuit of a program, whose `rest` computes its statistics if it has any; raise `InputError` or
+    `ModelError` when it cannot be computed."""
     _check(program)
     builder = CircuitBuilder((INPUT,))
     masked: dict[str, str] = {}
     x = Value(INPUT, (1, program.batch, *program.plans[0].input_shape), program.fractional_bits)
     groups = lanes(program)
     logits = [LaneLowering(builder, masked, program, models).lower(x) for models in groups]
-    return builder.build(reveal(builder, program, logits, [model for models in groups for model in models]))
+    order = [model for models in groups for model in models]
+    output = reveal(builder, program, logits, order)
+    return with_statistics(builder, program, logits, order, output) if program.statistics else builder.build(output)
 
 
 def lanes(program: Program) -> list[tuple[int, ...]]:
@@ -77,6 +82,8 @@ def _check(program: Program) -> None:
         raise InputError(f"a {program.vote} vote of {len(plans)} models with {len(program.vote_weights)} weights")
     if program.vote not in VOTES or program.reveal not in ("probabilities", "top1", "label"):
         raise InputError(f"unknown vote {program.vote!r} or reveal {program.reveal!r}")
+    augmentation.check(program)
+    prior.check(program)
     for plan in plans:
         if plan.range_bits < 1 or 2 * program.fractional_bits + plan.range_bits > HEADROOM_BITS:
             raise ModelError(

@@ -9,26 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from finode.errors import InputError, LocalError, LocalProtocolError
 from finode.smpc import ring, sharing
 from finode.smpc.circuit import Circuit
+from finode.smpc.contribution import PRESENT
 from finode.smpc.devices import CPU
-from finode.smpc.engine import Buffer, Dealing, Floats, Holding, Output, Prepared, Program
+from finode.smpc.engine import Buffer, Dealing, Floats, Holding, Output, Prepared, Program, StatisticsShare
+from finode.smpc.feedback import ballots_of, feedback_run
 from finode.smpc.lowering import lower
 from finode.smpc.material import Bundle
 from finode.smpc.plaintext import run_plaintext
 from finode.smpc.plan import INPUT, Plan
-from finode.smpc.randomness import Stream, fresh_seed, subkey
+from finode.smpc.randomness import fresh_seed, subkey
 from finode.smpc.session import Run, Session
 from finode.smpc.share import Share
 from finode.smpc.weights import DealerWeights, PartyWeights, expand_mask, masked_weights, split
+from finode.smpc.zero import check_zero_keys, zero_share
 
 CHUNK_BYTES = 256 * 1024
 """Corrections are handed out in chunks of about this size, each a message between processes."""
@@ -86,7 +89,8 @@ class NativeEngine:
             for deployment in program.deployments
         ]
         lowered = _lowered(program)
-        pieces = lowered.circuit.deal(seeds, DealerWeights(program.plans, mask_seeds, self._device), self._device)
+        weights = DealerWeights(program.plans, mask_seeds, self._device)
+        pieces = chain.from_iterable(circuit.deal(seeds, weights, self._device) for circuit in lowered.circuits)
         return Dealing(seeds, lowered.correction_bytes, _gathered(pieces))
 
     def correction_bytes(self, program: Program) -> int:
@@ -121,41 +125,78 @@ class NativeEngine:
         bundle = Bundle(bundle_seed, lowered.sizes, corrections, last, holding, self._device)
         return PreparedRun(program, party_index, lowered, bundle, holding)
 
-    def run(self, prepared: Prepared, input_share: Buffer, zero_keys: Mapping[int, bytes]) -> Run:
+    def run(
+        self, prepared: Prepared, input_share: Buffer, zero_keys: Mapping[int, bytes], *, count: int | None = None
+    ) -> Run:
         """Run the program; the value is this party's share of the output, as bytes. See `engine.Engine.run`."""
         if not isinstance(prepared, PreparedRun):
             raise LocalError("the bundle was prepared by another engine")
         program, party_index = prepared.program, prepared.party_index
-        if sorted(zero_keys) != [party for party in range(program.parties) if party != party_index]:
-            raise LocalError(f"zero-sharing keys with parties {sorted(zero_keys)} in a run of {program.parties}")
+        check_zero_keys(zero_keys, party_index, program.parties)
+        count = program.answers if count is None else count
+        if not 1 <= count <= program.answers:
+            raise LocalError(f"{count} true inputs in a batch that answers {program.answers}")
         expected = sharing.input_bytes(program.plans[0], program.batch)
         if len(memoryview(input_share).cast("B")) != expected:
             raise InputError(f"the input share has {len(input_share)} bytes instead of {expected}")
         query = ring.from_bytes(input_share, (1, program.batch, *program.plans[0].input_shape)).to(self._device)
         circuit, materials = prepared.take()
+        kept: dict[str, Any] = {}
 
         async def body(session: Session) -> bytes:
-            output = await circuit.run(session, materials, {INPUT: Share(query, session.first)})
+            output = await circuit.run(session, materials, {INPUT: Share(query, session.first)}, kept)
             elements = output.data.reshape(-1).cpu()
             return ring.to_bytes(elements + zero_share(zero_keys, party_index, elements.numel()))
 
-        return Run(body, party_index, program.parties)
+        def rest(first_round: int) -> Run:
+            return statistics_run(prepared, kept, zero_keys, count, first_round, self._device)
+
+        return Run(body, party_index, program.parties, rest=rest if circuit.rest else None)
+
+    def feedback(
+        self,
+        program: Program,
+        party_index: int,
+        ballots: Buffer,
+        label_share: Buffer,
+        zero_keys: Mapping[int, bytes],
+        *,
+        count: int,
+    ) -> Run:
+        """Count how often each model voted for the label. See `engine.Engine.feedback`."""
+        _check_seat(party_index, program.parties)
+        check_zero_keys(zero_keys, party_index, program.parties)
+        return feedback_run(program, party_index, ballots, label_share, zero_keys, count)
 
     def plaintext(self, program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> Output:
         """Run the program in the clear with the same fixed-point semantics."""
         return run_plaintext(program, weights, x)
 
 
-def zero_share(zero_keys: Mapping[int, bytes], party_index: int, count: int) -> Tensor:
-    """Return this party's share of a sharing of zero: what the dealer, who knows every mask, cannot predict.
+def statistics_run(
+    prepared: PreparedRun,
+    kept: dict[str, Any],
+    zero_keys: Mapping[int, bytes],
+    count: int,
+    first_round: int,
+    device: torch.device,
+) -> Run:
+    """Return what follows the answer: the run whose value is a `StatisticsShare`, from the values that were kept.
 
-    Each pair of parties expands its key; the lower one adds, the higher one subtracts [Cramer, Damgård, Ishai 2005].
+    These are on `device`; what comes of them is not.
     """
-    total: npt.NDArray[np.int64] = np.zeros(count, dtype=np.int64)
-    for party, key in zero_keys.items():
-        pad = Stream(subkey(key, "zero")).integers(count)
-        total += pad if party_index < party else -pad
-    return torch.from_numpy(total)
+    program, party_index = prepared.program, prepared.party_index
+
+    async def body(session: Session) -> StatisticsShare:
+        circuit, materials = prepared.take_rest()
+        inputs = {**kept, PRESENT: (torch.arange(program.answers, device=device) < count).long()}
+        kept.clear()
+        handed: dict[str, Any] = {}
+        sums = (await circuit.run(session, materials, inputs, handed)).data.cpu()
+        blinded = sums + zero_share(zero_keys, party_index, sums.numel(), "statistics")
+        return StatisticsShare(ring.to_bytes(blinded), ballots_of(handed[circuit.kept[0]], count))
+
+    return Run(body, party_index, program.parties, first_round=first_round)
 
 
 class PreparedRun:
@@ -171,32 +212,54 @@ class PreparedRun:
         self._materials: dict[str, Any] = {}
         session = Session(party_index, program.parties)
         self._work: Iterator[None] | None = lowered.circuit.preparing(session, bundle, weights, self._materials)
+        self._rest_materials: dict[str, Any] = {}
+        self._rest_work: Iterator[None] | None = None
+        if (rest := lowered.circuit.rest) is not None:
+            self._rest_work = rest.preparing(session, bundle, weights, self._rest_materials)
 
     def __repr__(self) -> str:
         return f"PreparedRun({len(self._materials)} gates)"
 
     def advance(self) -> bool:
-        """Prepare one more gate; return whether there was one."""
-        return self._work is not None and next(self._work, _DONE) is not _DONE
+        """Prepare one more gate, those of the answer first; return whether there was one."""
+        if self._work is not None and next(self._work, _DONE) is not _DONE:
+            return True
+        return self._rest_work is not None and next(self._rest_work, _DONE) is not _DONE
 
     def take(self) -> tuple[Circuit, dict[str, Any]]:
-        """Prepare what is left and hand all of it out, once; raise `LocalProtocolError` the second time."""
+        """Prepare what is left for the answer and hand all of it out, once; raise `LocalProtocolError` the second
+        time."""
         if self._work is None:
             raise LocalProtocolError("a bundle is used for one run: this one was taken before")
-        while self.advance():
+        for _ in self._work:
             pass
         self._work = None
         materials, self._materials = self._materials, {}
         return self._circuit, materials
 
+    def take_rest(self) -> tuple[Circuit, dict[str, Any]]:
+        """The same for what comes after the answer."""
+        if self._rest_work is None or self._circuit.rest is None:
+            raise LocalProtocolError("a bundle has nothing left for what comes after the answer")
+        for _ in self._rest_work:
+            pass
+        self._rest_work = None
+        materials, self._rest_materials = self._rest_materials, {}
+        return self._circuit.rest, materials
+
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A program's circuit; its gates' tags with their bytes of corrections; and the memory of all material."""
+    """A program's circuit and, if it has statistics, their circuit, in the order of dealing; all gates' tags with their
+    bytes of corrections; and the memory of all material."""
 
-    circuit: Circuit
+    circuits: tuple[Circuit, ...]
     sizes: list[tuple[str, int]]
     memory_bytes: int
+
+    @property
+    def circuit(self) -> Circuit:
+        return self.circuits[0]
 
     @property
     def correction_bytes(self) -> int:
@@ -207,7 +270,9 @@ class Lowered:
 def _lowered(program: Program) -> Lowered:
     """Return a program's circuit and sizes; kept, since the same programs run again and again."""
     circuit = lower(program)
-    return Lowered(circuit, circuit.correction_sizes(), circuit.material_bytes())
+    circuits = (circuit,) if circuit.rest is None else (circuit, circuit.rest)
+    sizes = [size for part in circuits for size in part.correction_sizes()]
+    return Lowered(circuits, sizes, sum(part.material_bytes() for part in circuits))
 
 
 def _gathered(pieces: Iterator[npt.NDArray[np.uint8]]) -> Iterator[Buffer]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from finode.errors import LocalProtocolError
 from finode.smpc import frames
 from finode.smpc.engine import Buffer, Exchange, Finished, Outcome
+from finode.smpc.transcript import Transcript
 
 T = TypeVar("T")
 Work = Coroutine[Any, Any, T]
@@ -230,7 +231,10 @@ class Session:
 
 
 class Run:
-    """One party's side of one run (`engine.PartyRun`). Not thread-safe; burned when dropped."""
+    """One party's side of one run (`engine.PartyRun`). Not thread-safe; burned when dropped.
+
+    `rest` makes the run that goes on after this one, given the number of the round after its last (`Finished.rest`).
+    """
 
     def __init__(
         self,
@@ -238,12 +242,18 @@ class Run:
         party: int,
         parties: int,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        first_round: int = 0,
+        rest: Callable[[int], Run] | None = None,
     ) -> None:
         self._body: Callable[[Session], Awaitable[Any]] | None = body
         self._session = Session(party, parties)
         self._clock = clock
         self._lockstep: Lockstep | None = None
         self._frame: frames.Frame | None = None
+        self._transcript = Transcript()
+        self._first_round = first_round
+        self._rest = rest
         self.rounds = 0
         self.bits = 0
         self.bytes_sent = 0
@@ -278,7 +288,13 @@ class Run:
         others = [party for party in range(self._session.parties) if party != self._session.party]
         if sorted(received) != others:
             raise LocalProtocolError(f"frames of parties {sorted(received)}, where {others} must send one each")
-        return self._advance(lambda: frame.open(received))
+
+        def answers() -> Mapping[str, list[Tensor]]:
+            opened = frame.open(received)
+            frame.transcribe(opened, self._transcript)
+            return frame.placed(opened)
+
+        return self._advance(answers)
 
     def _advance(self, answers: Callable[[], Mapping[str, list[Tensor]]]) -> Outcome:
         lockstep = self._lockstep
@@ -290,8 +306,9 @@ class Run:
             if lockstep.done:
                 self.compute_s += self._clock() - began
                 self._lockstep = None
-                return Finished(lockstep.result, self.rounds, self.bytes_sent, self.compute_s)
-            frame = self._frame = frames.Frame(self._session.party, self.rounds, openings)
+                return self._finished(lockstep.result)
+            round_ = self._first_round + self.rounds
+            frame = self._frame = frames.Frame(self._session.party, round_, openings)
         except BaseException:
             lockstep.close()
             self._lockstep = None
@@ -299,7 +316,12 @@ class Run:
         others = [party for party in range(self._session.parties) if party != self._session.party]
         self.bits += frame.payload_bits
         self.bytes_sent += len(frame.data) * len(others)
-        exchange = Exchange(self.rounds, dict.fromkeys(others, frame.data), len(frame.data))
+        exchange = Exchange(round_, dict.fromkeys(others, frame.data), len(frame.data))
         self.rounds += 1
         self.compute_s += self._clock() - began
         return exchange
+
+    def _finished(self, value: Any) -> Finished:
+        rest = None if self._rest is None else self._rest(self._first_round + self.rounds)
+        digest = self._transcript.digest()
+        return Finished(value, self.rounds, self.bytes_sent, self.compute_s, digest, rest)

@@ -120,7 +120,7 @@ def share_input(
 def output_shape(program: Program | AnswerSpec) -> tuple[int, ...]:
     """Return the shape of the output: one row per input, of all classes, of (label, value), or of the label."""
     columns = {"probabilities": program.classes, "top1": 2, "label": 1}
-    return (program.batch, columns[program.reveal])
+    return (program.answers, columns[program.reveal])
 
 
 def output_bytes(program: Program | AnswerSpec) -> int:
@@ -152,7 +152,8 @@ def read_output(program: Program | AnswerSpec, elements: Elements) -> Output:
 
     Soft votes arrive as the sum of the models' probabilities at scale 2^f, hard votes as counts; both are divided by
     the number of models here, after the opening: that number is public, so the quotient tells no more than the sum.
-    Weighted votes of all kinds arrive as a mean, at scale 2^f.
+    Weighted votes of all kinds arrive as a mean, at scale 2^f. The scores of a prior vote need not add up to 1
+    (smpc/prior.py); where all are revealed they are divided by their sum here.
     """
     models = program.models if program.vote in ("soft", "hard") else 1
     unit = float(models * (1 if program.vote == "hard" else 2**program.fractional_bits))
@@ -165,11 +166,15 @@ def read_output(program: Program | AnswerSpec, elements: Elements) -> Output:
         raise RemoteProtocolError(
             "the output shares do not add up to an answer", hint="a party computed wrongly: ask another committee"
         )
-    if program.reveal == "probabilities" and (np.abs(scores.sum(axis=1) - 1) > 2.0**-4).any():
+    sums = scores.sum(axis=1)
+    adds_up = sums <= program.models + 2.0**-4 if program.vote == "prior" else np.abs(sums - 1) <= 2.0**-4
+    if program.reveal == "probabilities" and not adds_up.all():
         raise RemoteProtocolError(
             "the revealed probabilities do not add up to 1", hint="a party computed wrongly: ask another committee"
         )
     scores = np.clip(scores, 0.0, 1.0)
+    if program.vote == "prior" and program.reveal == "probabilities":
+        scores /= np.maximum(scores.sum(axis=1, keepdims=True), 2.0**-program.fractional_bits)
     return Output(
         labels=labels,
         probabilities=scores if program.reveal == "probabilities" else None,

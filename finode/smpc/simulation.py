@@ -33,6 +33,9 @@ class Exchanged:
     compute_s: list[float]
     frames: list[list[bytes]] = field(repr=False)
     """By round, then by sender."""
+    transcripts: list[bytes] = field(repr=False)
+    rests: list[Run] = field(repr=False)
+    """What follows at each party, for `exchange` in its turn; empty where nothing does."""
 
 
 def exchange(runs: Sequence[Run]) -> Exchanged:
@@ -55,6 +58,8 @@ def exchange(runs: Sequence[Run]) -> Exchanged:
         [outcome.bytes_sent for outcome in finished],
         [outcome.compute_s for outcome in finished],
         frames,
+        [outcome.transcript for outcome in finished],
+        [outcome.rest for outcome in finished if isinstance(outcome.rest, Run)],
     )
 
 

@@ -7,6 +7,10 @@
     entropy    15     per input w_k proportional to exp(-H(p_k)): sure models count more
     spectral   27     per batch: w_k is the k-th diagonal entry of M^8 / trace(M^8), where M is the covariance of the
                       models' confidences max_j p_kj over the batch, plus 2^-RIDGE_BITS times the identity
+    augmented  17     per input w_k proportional to exp(gamma d_k), d_k how far the logits of the input's augmented
+                      copies lie from its own, on average (augmentation.py)
+    prior      12     per class w_kc proportional to the training samples of the class, of probabilities without the
+                      prior that those gave the model (prior.py); the one vote whose scores do not add up to 1
 
 Rounds after the models', up to the revealed probabilities, for 2 to 32 classes; 4 more for each further level of a
 tournament. The label, or the label with its value, takes the rounds of its `ArgMax` instead of the last one.
@@ -27,10 +31,11 @@ Source: FedSEI (arXiv 2603.02214) for both votes; their protocols are this proje
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finode.errors import InputError
+from finode.smpc import augmentation, prior
 from finode.smpc.circuit import CircuitBuilder
 from finode.smpc.engine import Program
 from finode.smpc.gates.base import Gate
@@ -47,7 +52,6 @@ from finode.smpc.gates.softmax import (
     Exp,
     Multiply,
     Reciprocal,
-    Softmax,
     reciprocal_table,
 )
 from finode.smpc.gates.truncate import Truncate
@@ -66,7 +70,7 @@ from finode.smpc.gates.votes import (
 )
 from finode.smpc.material import Shape
 
-VOTES = ("soft", "hard", "weighted", "entropy", "spectral")
+VOTES = ("soft", "hard", "weighted", "entropy", "spectral", "augmented", "prior")
 RIDGE_BITS = 8
 """M is the covariance plus 2^-8: small beside the variance of confidences that say anything (0.1 squared and more)."""
 SQUARINGS = 3
@@ -103,7 +107,7 @@ class Tally:
 def reveal(builder: CircuitBuilder, program: Program, lanes: list[Logits], order: list[int]) -> str:
     """Add the gates from every lane's logits to what is revealed; `order` are the models in the order of the lanes."""
     tally = Voting(builder, program, order).tally(lanes)
-    shape = (program.batch, program.classes)
+    shape = (program.answers, program.classes)
     if program.reveal == "probabilities":
         # Truncated before anything is revealed: the digits below 2^-f would show more than the answer.
         gate = Truncate(shape, tally.shift)
@@ -120,7 +124,7 @@ class Voting:
         self._program = program
         self._order = order
         self._f = program.fractional_bits
-        self._models, self._batch, self._classes = program.models, program.batch, program.classes
+        self._models, self._batch, self._classes = program.models, program.answers, program.classes
 
     def tally(self, lanes: list[Logits]) -> Tally:
         """Add the gates of the program's vote."""
@@ -135,6 +139,10 @@ class Voting:
                 return self._weighted(lanes)
             case "entropy":
                 return self._entropy(lanes)
+            case "augmented":
+                return self._augmented(lanes)
+            case "prior":
+                return self._prior(lanes)
             case _:
                 return self._spectral(lanes)
 
@@ -149,14 +157,17 @@ class Voting:
         return self._f + logits.range_bits + 1
 
     def _probabilities(self, lanes: list[Logits]) -> list[str]:
-        return [
-            self._builder.add(
-                f"lane{i}/softmax",
-                Softmax(logits.shape, logits.point - self._f, self._f, self._bits(logits)),
-                logits.name,
-            )
-            for i, logits in enumerate(lanes)
-        ]
+        """The gates of a `Softmax` one by one, so that the statistics find what they need of it."""
+        shares = []
+        for i, logits in enumerate(lanes):
+            shape, row, bits = logits.shape, (*logits.shape[:-1], 1), self._bits(logits)
+            distance = Distance(shape, logits.point - self._f, bits)
+            t = self._builder.add(f"lane{i}/distance", distance, logits.name)
+            e = self._builder.add(f"lane{i}/exp", Exp(shape, self._f, bits), t)
+            total = self._builder.add(f"lane{i}/total", RowSum(), e)
+            inverse = self._builder.add(f"lane{i}/reciprocal", Reciprocal(row, self._classes), total)
+            shares.append(self._builder.add(f"lane{i}/softmax", Multiply(shape, row), e, inverse))
+        return shares
 
     def _hard_ballot(self, lane: str, logits: Logits) -> str:
         shape, shift, bound = logits.shape, logits.point - self._f, self._bits(logits)
@@ -203,6 +214,43 @@ class Voting:
         shape = (self._models, self._batch, self._classes)
         p = self._add("digits", Truncate(shape, PROBABILITY_BITS - _SHARE_BITS), joined)
         return p, self._add("measures", Join(), *measures)
+
+    def _augmented(self, lanes: list[Logits]) -> Tally:
+        models, batch, classes = self._models, self._batch, self._classes
+        originals = []
+        for i, lane in enumerate(lanes):
+            gate = augmentation.Originals(self._program.copies)
+            name = self._builder.add(f"lane{i}/originals", gate, lane.name)
+            originals.append(replace(lane, name=name, shape=(lane.shape[0], batch, classes)))
+        joined = self._add("join", Join(), *self._probabilities(originals))
+        if models == 1:
+            return self._probability(self._add("sum", SumModels(), joined), PROBABILITY_BITS)
+        p = self._add("digits", Truncate((models, batch, classes), PROBABILITY_BITS - _SHARE_BITS), joined)
+        rows = [
+            augmentation.Lane(name=lane.name, shape=lane.shape, point=lane.point, range_bits=lane.range_bits)
+            for lane in lanes
+        ]
+        weights = augmentation.add_weights(self._builder, self._program, rows)
+        votes = self._add("votes", Multiply((models, batch, classes), (models, batch, 1)), p, weights)
+        return self._probability(self._add("sum", SumModels(), votes), _SHARE_BITS + augmentation.WEIGHT_BITS)
+
+    def _prior(self, lanes: list[Logits]) -> Tally:
+        models, batch, classes = self._models, self._batch, self._classes
+        corrected, counts, done = [], [], 0
+        for i, lane in enumerate(lanes):
+            members = tuple(self._order[done : done + lane.shape[0]])
+            done += len(members)
+            counts.append(self._builder.add(f"lane{i}/counts", prior.LogCounts(members)))
+            gate = prior.LessPrior(lane.point - self._f)
+            name = self._builder.add(f"lane{i}/corrected", gate, lane.name, counts[-1])
+            corrected.append(replace(lane, name=name, range_bits=prior.corrected_range_bits(lane.range_bits)))
+        joined = self._add("join", Join(), *self._probabilities(corrected))
+        if models == 1:
+            return self._probability(self._add("sum", SumModels(), joined), PROBABILITY_BITS)
+        p = self._add("digits", Truncate((models, batch, classes), PROBABILITY_BITS - _SHARE_BITS), joined)
+        weights = prior.add_weights(self._builder, self._program, counts)
+        votes = self._add("votes", Multiply((models, batch, classes), (models, 1, classes)), p, weights)
+        return self._probability(self._add("sum", SumModels(), votes), _SHARE_BITS + prior.WEIGHT_BITS)
 
     def _entropy(self, lanes: list[Logits]) -> Tally:
         models, batch, classes = self._models, self._batch, self._classes

@@ -80,13 +80,15 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOffer:
-    """One model version that an owner offers. Its plan is public, its weights are not."""
+    """One model version that an owner offers. Its plan is public, its weights are not, nor are the counts of training
+    samples that it may have among them, as `counts` says."""
 
     version: bytes
     plan_digest: bytes
     service: str
     price: int
     engines: tuple[str, ...] = ("native",)
+    counts: bool = False
 
     def __post_init__(self) -> None:
         check_id(self.version, 32, "version")

@@ -24,6 +24,7 @@ from enum import StrEnum
 from typing import ClassVar, NewType
 
 from finode.wire.message import KIB, MIB, Message, check, check_id, check_seconds, register
+from finode.wire.signed import Signed
 
 PROTOCOL = "/finode/shares/1"
 SessionId = NewType("SessionId", bytes)
@@ -94,7 +95,10 @@ class Meter:
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferDeployment(Message):
-    """Owner -> party or dealer: the public plan of one deployment and the size and digest of your share."""
+    """Owner -> party or dealer: the public plan of one deployment and the size and digest of your share.
+
+    `signed` is the owner's `Deployment`: it may be computed with by these parties and this dealer.
+    """
 
     code: ClassVar[int] = 48
     limit: ClassVar[int] = 2 * MIB
@@ -105,6 +109,7 @@ class OfferDeployment(Message):
     plan: bytes
     share_bytes: int
     share_digest: bytes
+    signed: Signed
 
     def __post_init__(self) -> None:
         check_id(self.committee, 32, "committee")
@@ -180,7 +185,9 @@ class Prepared(Message):
 class StartSession(Message):
     """Querier -> party: run the committee's plans on this share of the input, with the bundle `serial`.
 
-    The parties' bundles fit together by their serial alone; one that has not come yet is waited for.
+    The parties' bundles fit together by their serial alone; one that has not come yet is waited for. `order` is the
+    querier's signed `Order` of this session, the same to all parties: of the batch, as many inputs are true ones as it
+    counts, more than half of them, and all where rows of the answer depend on each other.
     """
 
     code: ClassVar[int] = 54
@@ -190,6 +197,7 @@ class StartSession(Message):
     serial: bytes
     batch: int
     input_bytes: int
+    order: Signed
 
     def __post_init__(self) -> None:
         check_id(self.session, SESSION_ID_BYTES, "session")

@@ -49,3 +49,13 @@ def open_signed(signed: Signed, cls: type[S], *, signer: str | None = None) -> S
     check(len(signed.body) <= cls.limit, f"{cls.__name__} of {len(signed.body)} bytes, its limit is {cls.limit}")
     verify(signed.signer, signed.signature, _domain(cls) + signed.body)
     return canonical.decode(signed.body, cls)
+
+
+def co_sign(identity: Identity, body: bytes, cls: type[Message]) -> bytes:
+    """Return `identity`'s signature of a body of `cls` that several sign."""
+    return identity.sign(_domain(cls) + body)
+
+
+def check_co_signature(body: bytes, cls: type[Message], signer: PeerId, signature: bytes) -> None:
+    """Raise `BadSignature` unless `signature` is `signer`'s of this body of `cls`."""
+    verify(signer, signature, _domain(cls) + body)

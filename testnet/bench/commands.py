@@ -21,19 +21,31 @@ from finode.testnet.commands import INTERRUPTED, run_async
 from finode.testnet.links import KINDS
 
 if TYPE_CHECKING:
-    from finode.testnet.bench.measure import Plan
+    from finode.testnet.bench.series import Plan
 
 _ENGINES = ("native", "crypten")
 _DEVICES = ("cpu", "cuda")
+_ALL = "all"
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Only five LeNets, two parties, one image: about a minute.")
 @click.option(
-    "--sweep", "sweeps", multiple=True, type=click.Choice(list(SWEEPS)), help="Vary one thing; may be given again."
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    type=click.Choice([*SWEEPS, _ALL]),
+    help="Vary one thing; may be given again.",
 )
 @click.option("--model", default="", help="Measure this model alone; --model help lists them.")
 @click.option("--models", type=click.IntRange(1, 16), default=1, show_default=True, help="How many of --model.")
+@click.option(
+    "--profile",
+    type=click.Choice(("latency", "throughput")),
+    default="latency",
+    show_default=True,
+    help="With --model; throughput measures a stream of queries, too.",
+)
 @click.option("--parties", type=click.IntRange(2, 16), default=2, show_default=True, help="With --model.")
 @click.option("--batch", type=click.IntRange(1, 4096), default=1, show_default=True, help="With --model.")
 @click.option(
@@ -48,9 +60,7 @@ _DEVICES = ("cpu", "cuda")
     "engines",
     multiple=True,
     type=click.Choice(_ENGINES),
-    default=("native",),
-    show_default=True,
-    help="May be given again: the engines are measured side by side.",
+    help="May be given again: the engines are measured side by side. Without options both are, otherwise native.",
 )
 @click.option(
     "--device",
@@ -65,9 +75,9 @@ _DEVICES = ("cpu", "cuda")
 @click.option(
     "--budget",
     type=click.FloatRange(0),
-    default=120.0,
+    default=5.0,
     show_default=True,
-    help="Seconds after which a row takes no further query for its median.",
+    help="A query that computes for more seconds than this is not repeated.",
 )
 @click.option("--cold/--no-cold", default=True, show_default=True, help="Measure queries on new committees, too.")
 @click.option(
@@ -82,6 +92,7 @@ def bench(
     sweeps: tuple[str, ...],
     model: str,
     models: int,
+    profile: str,
     parties: int,
     batch: int,
     links: tuple[str, ...],
@@ -96,9 +107,10 @@ def bench(
     """Measure private queries: latency, rounds, bytes, error.
 
     Starts a federation on this machine, with emulated links and models of random weights, and asks it. Without options
-    it measures the figures that the engine is held to. Each figure is a median after a warm-up.
+    it measures the figures that the engine is held to, CrypTen beside it, which takes about a quarter of an hour, and
+    says which are met. Each figure is a median after a warm-up.
     """
-    from finode.testnet.bench.measure import Plan
+    from finode.testnet.bench.series import Plan
 
     if sum((quick, bool(sweeps), bool(model))) > 1:
         raise click.UsageError("give one of --quick, --sweep and --model")
@@ -108,24 +120,25 @@ def bench(
         require_matplotlib()
     groups: dict[str, tuple[Work, ...]]
     if model:
-        groups = {"": _single(model, models, parties, batch)}
+        groups = {"": _single(Work(model=model, models=models, parties=parties, batch=batch, profile=profile))}
     elif sweeps:
-        groups = {name: SWEEPS[name]() for name in dict.fromkeys(sweeps)}
+        groups = {name: SWEEPS[name]() for name in (SWEEPS if _ALL in sweeps else dict.fromkeys(sweeps))}
     else:
         groups = {"": quick_preset() if quick else table_preset()}
+    is_table = not (quick or sweeps or model)
+    engines = engines or (_ENGINES if is_table else _ENGINES[:1])
     groups = {
         name: on_devices(with_engines(_on_links(works, links), engines), devices) for name, works in groups.items()
     }
-    plan = Plan(repeats=repeat, budget_s=budget, cold=cold)
+    plan = Plan(repeats=repeat, budget_s=budget, cold=cold, agreement_of=engines if is_table else ())
     sys.exit(run_async(partial(_bench, groups, plan, directory, as_json), interrupted=INTERRUPTED))
 
 
-def _single(model: str, models: int, parties: int, batch: int) -> tuple[Work, ...]:
+def _single(work: Work) -> tuple[Work, ...]:
     from finode.testnet.bench.models import MODELS
 
-    if model not in MODELS:
-        raise click.BadParameter(f"{model!r} is none of {', '.join(MODELS)}", param_hint="--model")
-    work = Work(model=model, models=models, parties=parties, batch=batch)
+    if work.model not in MODELS:
+        raise click.BadParameter(f"{work.model!r} is none of {', '.join(MODELS)}", param_hint="--model")
     return tuple(replace(work, link=link) for link in ("lan", "continental"))
 
 
@@ -139,7 +152,7 @@ async def _bench(groups: dict[str, tuple[Work, ...]], plan: Plan, directory: Pat
     from rich.console import Console
 
     from finode.testnet.bench import report
-    from finode.testnet.bench.measure import run
+    from finode.testnet.bench.measure import Results, run
     from finode.testnet.bench.plots import draw
     from finode.testnet.bench.work import Row
     from finode.testnet.report import open_screen
@@ -151,23 +164,23 @@ async def _bench(groups: dict[str, tuple[Work, ...]], plan: Plan, directory: Pat
     def on_row(row: Row) -> None:
         done.append(row)
         if directory is not None:
-            report.write(done, directory)  # after each, so that an interrupted run leaves what it has
+            report.write(Results(tuple(done)), directory)  # after each, so that an interrupted run leaves what it has
 
     try:
         with open_screen(Console(stderr=True)) as screen:
-            rows = await run(works, plan, homes, on_step=partial(screen.step, "bench"), on_row=on_row)
+            results = await run(works, plan, homes, on_step=partial(screen.step, "bench"), on_row=on_row)
     finally:
         shutil.rmtree(homes, ignore_errors=True)
     if directory is not None:
-        written = list(report.write(rows, directory))
-        by_work = {row.work: row for row in rows}
+        written = list(report.write(results, directory))
+        by_work = {row.work: row for row in results.rows}
         for name, group in groups.items():
             if name:
                 draw(name, [by_work[work] for work in group], directory / f"{name}.png")
                 written.append(directory / f"{name}.png")
         click.echo(f"wrote {', '.join(map(str, written))}", err=True)
     if as_json:
-        click.echo(report.to_json(rows))
+        click.echo(report.to_json(results))
     else:
-        report.print_rows(Console(), rows)
-    return 0 if all(row.figures is not None for row in rows) else 1
+        report.print_results(Console(), results)
+    return 0 if all(row.figures is not None for row in results.rows) else 1

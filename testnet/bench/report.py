@@ -6,14 +6,16 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
 from finode.errors import ConfigError
-from finode.testnet.bench.work import Row
+from finode.testnet.bench.measure import Results
+from finode.testnet.bench.targets import Outcome, outcomes
+from finode.testnet.bench.work import Row, computed_by
 from finode.testnet.report import print_table
 
 COLUMNS: Final = (
@@ -24,6 +26,7 @@ COLUMNS: Final = (
     "parties",
     "batch",
     "link",
+    "profile",
     "online_s",
     "offline_s",
     "total_s",
@@ -33,15 +36,21 @@ COLUMNS: Final = (
     "bytes_sent",
     "link_bytes",
     "offline_bytes",
+    "bundle_last",
+    "bundle_others",
     "max_error",
     "images_per_s",
     "sustained_images_per_s",
     "latency_s",
+    "asking_s",
     "transfer_s",
+    "compute_s",
     "rest_s",
     "repeats",
+    "cold_repeats",
     "dealt_ahead",
     "load",
+    "note",
     "error",
 )
 """Fields of a row; those of `Work`, `Figures` and `Phases`. A row with an `error` has None for all figures."""
@@ -58,8 +67,14 @@ def flat(row: Row) -> dict[str, Any]:
     return values
 
 
-def to_json(rows: Sequence[Row]) -> str:
-    return json.dumps({"rows": [flat(row) for row in rows]}, indent=2)
+def to_json(results: Results) -> str:
+    """Return all that was found; `targets` and `agreements` are empty where nothing of the kind was measured."""
+    found: dict[str, Any] = {
+        "rows": [flat(row) for row in results.rows],
+        "targets": [asdict(outcome) for outcome in outcomes(results)],
+        "agreements": [asdict(agreement) for agreement in results.agreements],
+    }
+    return json.dumps(found, indent=2)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -70,12 +85,23 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def write(rows: Sequence[Row], directory: Path) -> tuple[Path, ...]:
-    """Write `rows.json` and `rows.csv` to a directory and return their paths."""
+def targets_csv(found: Sequence[Outcome]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Outcome)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(outcome) for outcome in found)
+    return text.getvalue()
+
+
+def write(results: Results, directory: Path) -> tuple[Path, ...]:
+    """Write `rows.json`, `rows.csv` and, where there are targets, `targets.csv` to a directory; return their paths."""
+    texts = {"rows.json": to_json(results) + "\n", "rows.csv": to_csv(results.rows)}
+    if found := outcomes(results):
+        texts["targets.csv"] = targets_csv(found)
     written = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, text in (("rows.json", to_json(rows) + "\n"), ("rows.csv", to_csv(rows))):
+        for name, text in texts.items():
             path = directory / name
             path.write_text(text, encoding="utf-8")
             written.append(path)
@@ -84,26 +110,13 @@ def write(rows: Sequence[Row], directory: Path) -> tuple[Path, ...]:
     return tuple(written)
 
 
-def print_rows(console: Console, rows: Sequence[Row]) -> None:
-    """Print what was measured, and below it where the online time goes."""
-    measured = [(row, row.figures) for row in rows if row.figures is not None]
-    headers = (
-        "work",
-        "engine",
-        "link",
-        "online s",
-        "offline s",
-        "cold s",
-        "images/s",
-        "rounds",
-        "sent",
-        "bundle",
-        "error",
-    )
+def print_results(console: Console, results: Results) -> None:
+    """Print what was measured, below it where the online time goes, and at the end how the targets stand."""
+    measured = [(row, row.figures) for row in results.rows if row.figures is not None]
     print_table(
         console,
         "Medians of queries on a kept committee; cold: on a new one, deployments kept, nothing dealt ahead",
-        headers,
+        ("work", "engine", "link", "online s", "offline s", "cold s", "images/s", "rounds", "sent", "bundle", "error"),
         [
             (
                 _work(row),
@@ -123,8 +136,12 @@ def print_rows(console: Console, rows: Sequence[Row]) -> None:
     )
     print_table(
         console,
-        "Where the online time goes: rounds x half a round trip, bytes / rate, the rest (computing, processes, asking)",
-        ("work", "engine", "link", "online s", "latency s", "transfer s", "rest s", "queries", "dealt ahead", "load"),
+        "Where the online time goes: rounds x half a round trip, a round trip for input and output, bytes / rate, "
+        "computing, the rest",
+        (
+            *("work", "engine", "link", "online s", "latency", "asking", "transfer", "compute", "rest"),
+            *("queries", "dealt ahead", "load", ""),
+        ),
         [
             (
                 _work(row),
@@ -132,18 +149,41 @@ def print_rows(console: Console, rows: Sequence[Row]) -> None:
                 row.work.link,
                 f"{figures.online_s:.3f}",
                 f"{figures.phases.latency_s:.3f}",
+                f"{figures.phases.asking_s:.3f}",
                 f"{figures.phases.transfer_s:.3f}",
+                f"{figures.phases.compute_s:.3f}",
                 f"{figures.phases.rest_s:.3f}",
                 str(figures.repeats),
-                "-" if figures.dealt_ahead is None else str(figures.dealt_ahead),
+                str(figures.dealt_ahead),
                 f"{figures.load:.1f}",
+                figures.note,
             )
             for row, figures in measured
         ],
     )
-    for row in rows:
-        if row.figures is None:
-            console.print(f"not measured: {row.work}: {row.error}", markup=False, highlight=False, soft_wrap=True)
+    if found := outcomes(results):
+        print_table(
+            console,
+            "The figures that the native engine is held to, and CrypTen beside it; (1): of one query",
+            ("work", "link", "target", "measured", "met", "CrypTen"),
+            [(each.what, each.link, each.target, each.measured, _yes(each.met), each.crypten) for each in found],
+        )
+    lines = [f"not measured: {row.work}: {row.error}" for row in results.rows if row.figures is None]
+    for each in results.agreements:
+        by = computed_by(each.engine, each.device)
+        if each.error:
+            lines.append(f"digits, {by}: {each.error}")
+        else:
+            lines.append(
+                f"digits, {by}: {each.agreeing} of {each.compared} with plaintext's class, {each.left_out} "
+                f"near ties left out, {each.asked} asked; probabilities differ by {each.max_error:.1e}"
+            )
+    if lines:
+        console.print("\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _yes(met: bool | None) -> str:
+    return "-" if met is None else "yes" if met else "NO"
 
 
 def _work(row: Row) -> str:

@@ -19,11 +19,17 @@ SWEPT_MODELS: Final = ("mlp", "small-cnn", "medium-cnn", "large-cnn", "lenet-avg
 PAPER_LINKS: Final = ("lan", "continental")
 
 
+def computed_by(engine: str, device: str) -> str:
+    """Return an engine's name, with the device where that is not the processor."""
+    return engine if device == "cpu" else f"{engine} on {device}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """One query to measure: `models` models of a kind, a soft vote over them, revealed as probabilities.
 
-    `device` is where parties and dealer compute. `sustained`: measure a stream of such queries too, with their dealing.
+    `device` is where parties and dealer compute. With the profile `throughput` a stream of such queries is measured
+    too, with its dealing; with `cold` also queries for which nothing was dealt ahead.
     """
 
     model: str
@@ -33,7 +39,8 @@ class Work:
     link: str = "lan"
     engine: str = "native"
     device: str = "cpu"
-    sustained: bool = False
+    profile: str = "latency"
+    cold: bool = True
 
     @property
     def service(self) -> str:
@@ -43,7 +50,12 @@ class Work:
     @property
     def computed_by(self) -> str:
         """The engine, and the device where that is not the processor."""
-        return self.engine if self.device == "cpu" else f"{self.engine} on {self.device}"
+        return computed_by(self.engine, self.device)
+
+    @property
+    def sustained(self) -> bool:
+        """Whether a stream of such queries is measured."""
+        return self.profile == "throughput"
 
     def __str__(self) -> str:
         what = f"{self.models} x {self.model}" if self.models > 1 else self.model
@@ -54,35 +66,51 @@ class Work:
 class Phases:
     """Where the online time of a query goes, in seconds.
 
-    `latency_s` is rounds times half a round trip, `transfer_s` what one party sends to one other over the link's rate.
-    `rest_s` is what is left: computing, the processes between engine and socket, and sharing the input and fetching the
-    output, which cost a round trip of their own.
+    latency_s     rounds times half a round trip
+    asking_s      one round trip: the input goes to the parties, the output comes back
+    transfer_s    what one party sends to one other, over the link's rate
+    compute_s     what the slowest party's worker computes
+    rest_s        what is left: the processes between engine and socket, windows that are still small, waiting for the
+                  slower of two parties
     """
 
     latency_s: float
+    asking_s: float
     transfer_s: float
+    compute_s: float
     rest_s: float
 
     @classmethod
-    def of(cls, online_s: float, *, rounds: int, bytes_sent: int, parties: int, link: Link) -> Phases:
+    def of(cls, online_s: float, *, rounds: int, bytes_sent: int, parties: int, compute_s: float, link: Link) -> Phases:
         """Split a time; `bytes_sent` are those of one party to all others."""
         latency_s = rounds * link.delay_s
+        asking_s = 2 * link.delay_s
         transfer_s = bytes_sent / (parties - 1) / link.bytes_per_s
-        return cls(latency_s=latency_s, transfer_s=transfer_s, rest_s=max(0.0, online_s - latency_s - transfer_s))
+        return cls(
+            latency_s=latency_s,
+            asking_s=asking_s,
+            transfer_s=transfer_s,
+            compute_s=compute_s,
+            rest_s=online_s - latency_s - asking_s - transfer_s - compute_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """What one work took: medians over `repeats` queries on a kept committee, after a warm-up; seconds and bytes.
 
+    A query that takes long is not repeated: its warm-up is the figure, and `note` says so.
+
     online_s, offline_s    what the querier's daemon reports: computing, and waiting for correlated randomness
     total_s                from the client's call to its answer
-    cold_s                 the same on a committee made for the query: deployments kept, nothing dealt ahead
+    cold_s                 the same on a committee made for the query: deployments kept, nothing dealt ahead; the
+                           median of `cold_repeats`
     first_s                the first query of all, deployments included; measured once
     bytes_sent             of the busiest party, to all others; `link_bytes` is what the emulated link between two
-                           parties carried for it, framing and encryption included
-    offline_bytes          of the bundle, to all parties
-    dealt_ahead            in how many of the queries a bundle was ready; None where the daemon does not say
+                           parties carried for it, framing and encryption included; None of a warm-up
+    offline_bytes          of the bundle, to all parties; `bundle_last` of these to the last party, `bundle_others` the
+                           most to any other
+    dealt_ahead            in how many of the queries a bundle was ready
     max_error              largest difference of a probability from the plaintext one, over all queries
     """
 
@@ -93,14 +121,18 @@ class Figures:
     first_s: float
     rounds: int
     bytes_sent: int
-    link_bytes: int
+    link_bytes: int | None
     offline_bytes: int
+    bundle_last: int
+    bundle_others: int
     max_error: float
     repeats: int
-    dealt_ahead: int | None
+    cold_repeats: int
+    dealt_ahead: int
     images_per_s: float
     sustained_images_per_s: float | None
     load: float
+    note: str
     phases: Phases
 
 
@@ -118,10 +150,10 @@ def table_preset() -> tuple[Work, ...]:
     lenets = Work(model="lenet", models=5)
     kinds = (
         lenets,
-        replace(lenets, parties=3),
-        replace(lenets, parties=5),
-        Work(model="resnet18"),
-        replace(lenets, batch=32, sustained=True),
+        Work(model="resnet18", cold=False),
+        replace(lenets, batch=32, profile="throughput", cold=False),
+        replace(lenets, parties=3, cold=False),
+        replace(lenets, parties=5, cold=False),
     )
     return tuple(replace(work, link=link) for work in kinds for link in PAPER_LINKS)
 

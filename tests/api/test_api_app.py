@@ -76,6 +76,25 @@ async def test_health_and_metadata_follow_the_protocol(node: FakeNode) -> None:
 
 
 @pytest.mark.trio
+async def test_either_request_may_state_what_belongs_to_one_vote(node: FakeNode) -> None:
+    options: list[dict[str, Any]] = [
+        {"vote": "weighted", "weights": {"north": 2, "*": 0.5}},
+        {"vote": "augmented", "copies": 3, "gamma": -1.5},
+    ]
+    for chosen in options:
+        body = tensor([1, 0, 0, 0], [1, 1, 2, 2], parameters=chosen)
+        assert (await post(node, "/v2/models/digits/infer", body)).status_code == 200
+        assert (await post(node, "/finode/v1/queries", compact([[[1, 0], [0, 0]]], **chosen))).status_code == 200
+
+    for index, request in enumerate(node.requests):
+        chosen = options[index // 2]
+        assert {name: getattr(request, name) for name in chosen} == chosen
+    for wrong in ({"copies": 16}, {"gamma": 17}, {"weights": [1]}, {"weights": {"a": "much"}}):
+        response = await post(node, "/finode/v1/queries", compact([[[1, 0], [0, 0]]], vote="augmented", **wrong))
+        assert response.status_code == 400
+
+
+@pytest.mark.trio
 async def test_infer_answers_with_labels_and_probabilities(node: FakeNode) -> None:
     body = tensor(
         [1, 0, 0, 0, 0, 1, 1, 0],

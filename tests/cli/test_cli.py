@@ -124,6 +124,10 @@ def test_help_loads_nothing_heavy() -> None:
         ["query", "digits"],
         ["query", "digits", "x.npy", "--parties", "1"],
         ["query", "digits", "x.npy", "--vote", "loud"],
+        ["query", "digits", "x.npy", "--weights", "a"],
+        ["query", "digits", "x.npy", "--weights", "a=1,a=2"],
+        ["query", "digits", "x.npy", "--weights", "a=much"],
+        ["query", "digits", "x.npy", "--copies", "0"],
         ["query", "digits", "x.npy", "--deadline", "0"],
         ["start", "--role", "king"],
         ["models", "add", "m.onnx"],
@@ -347,6 +351,20 @@ def batch(tmp_path: Path) -> Path:
     x[0, 0, 0, 0] = 1
     np.save(path, x)
     return path
+
+
+def test_query_passes_on_what_belongs_to_one_vote(home: Path, batch: Path, node: FakeNode) -> None:
+    weights = "North Hospital=2, ab12=0.5,*=0"
+    assert found("query", "digits", batch, "--home", home, "--vote", "weighted", "--weights", weights, "--json")
+    assert found(
+        "query", "digits", batch, "--home", home, "--vote", "augmented", "--copies", 5, "--gamma", -2.5, "--json"
+    )
+    assert found("query", "digits", batch, "--home", home, "--vote", "prior", "--json")
+
+    first, second, third = node.requests
+    assert (first.vote, first.weights) == ("weighted", {"North Hospital": 2.0, "ab12": 0.5, "*": 0.0})
+    assert (second.vote, second.copies, second.gamma, second.weights) == ("augmented", 5, -2.5, None)
+    assert (third.vote, third.copies, third.gamma) == ("prior", None, None)
 
 
 def test_query_as_json_follows_the_schema(home: Path, batch: Path, node: FakeNode) -> None:

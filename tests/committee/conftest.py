@@ -13,9 +13,9 @@ from finode.committee.consent import MemoryQuotas, OwnerPolicy, OwnModel
 from finode.committee.policy import Candidate, Request
 from finode.committee.rules import MemberView
 from finode.committee.sealed import SealedCommittee
-from finode.config import Role
+from finode.config import FederationSection, Role
 from finode.identity import Identity, PeerId
-from finode.wire.committee import Accept, ModelTerm, Reveal, Terms, Vote
+from finode.wire.committee import Accept, ModelTerm, Reveal, RewardTerms, Terms, Vote
 from finode.wire.directory import InputSpec, ModelOffer, ServiceSpec
 from finode.wire.signed import Signed, sign
 
@@ -115,6 +115,7 @@ class World:
             "quota": 256,
             "party_price": 0,
             "dealer_price": 0,
+            "rewards": RewardTerms.of(FederationSection(), 1000),
             "session_timeout_s": 120,
             "created_ms": NOW,
             "expires_ms": NOW + 600_000,

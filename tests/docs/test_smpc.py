@@ -11,14 +11,37 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/smpc.md").read_text(encoding="utf-8")
 
 
-def stated() -> dict[str, tuple[int, int, int]]:
-    table = TEXT.partition("<!-- costs -->")[2].strip().split("\n\n")[0]
+def stated(name: str = "costs") -> dict[str, tuple[int, int, int]]:
+    table = TEXT.partition(f"<!-- {name} -->")[2].strip().split("\n\n")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     return {name: (int(rounds), int(bits), int(size)) for name, rounds, bits, size in rows}
 
 
 @pytest.mark.slow
+def test_the_table_of_statistics_is_what_runs_cost() -> None:
+    import numpy as np
+
+    from finode.smpc.lowering import lower
+    from finode.smpc.simulation import exchange
+    from tests.smpc import models
+    from tests.smpc.parties import committee_of
+
+    makers, found = [models.mlp(seed) for seed in range(5)], {}
+    for vote in ("soft", "weighted", "spectral", "entropy", "hard"):
+        weights = (1,) * 5 if vote == "weighted" else ()
+        program = models.program_of(makers, vote=vote, vote_weights=weights, statistics=True)
+        committee = committee_of(program, makers, np.zeros((1, 1, 8, 8)))
+        cost = exchange(exchange([committee.run(i) for i in range(2)]).rests).costs[0]
+        rest = lower(program).rest
+        assert rest is not None
+        found[vote] = (cost.rounds, cost.bits, sum(size for _, size in rest.correction_sizes()))
+
+    assert stated("contribution") == found
+
+
+@pytest.mark.slow
 def test_the_table_of_gates_is_what_the_code_gives() -> None:
+    from finode.smpc.augmentation import SquaredNorm, root
     from finode.smpc.circuit import Circuit, Node
     from finode.smpc.gates import spline
     from finode.smpc.gates.base import Gate
@@ -56,6 +79,8 @@ def test_the_table_of_gates_is_what_the_code_gives() -> None:
         "largest of 10, one row": ArgMax(rows, f, bits, Winners.ONE_HOT),
         "softmax over 10, one row": Softmax(rows, f, f, bits),
         "log-softmax over 10, one row": LogSoftmax(rows, f, f, bits),
+        "squared norm of 10, one row": SquaredNorm(rows),
+        "root of a squared norm of 10, one row": PiecewiseLinear(many, 20, 41, root(28, -1.0)),
     }
     found = {}
     for name, gate in gates.items():
@@ -75,7 +100,18 @@ def test_the_worked_example_uses_the_curve_of_the_code() -> None:
 
 
 def test_every_module_of_gates_and_every_file_named_exists() -> None:
-    for name in ("linear", "truncate", "compare", "piecewise", "pool", "maximum", "lookup", "spline", "log_softmax"):
+    for name in (
+        "linear",
+        "truncate",
+        "compare",
+        "piecewise",
+        "pool",
+        "maximum",
+        "lookup",
+        "spline",
+        "log_softmax",
+        "statistics",
+    ):
         assert f"`{name}.py`" in TEXT.replace("`, `", "` `") or f"{name}.py" in TEXT
         assert (ROOT / f"finode/smpc/gates/{name}.py").is_file()
     for path in ("tests/smpc/test_functions.py", "tests/smpc/test_gate_secrecy.py", "tests/smpc/test_random_plans.py"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,18 +17,31 @@ import trio
 
 from finode.committee.desk import Desk
 from finode.config import Config, load
-from finode.errors import RemoteProtocolError, WorkerDied, error_class
+from finode.errors import FinodeError, RemoteProtocolError, WorkerDied, error_class
 from finode.identity import Identity, PeerId
+from finode.ledger.records import (
+    VerifiedDeployment,
+    VerifiedReceipt,
+    VerifiedStatement,
+    verify_deployment,
+    verify_receipt,
+    verify_statement,
+)
 from finode.models.onnx_import import ImportedModel
 from finode.models.registry import ModelEntry, Registry
 from finode.net.memory import MemoryFederation, MemoryNetwork
 from finode.node.channel import Buffer, Envelope
+from finode.node.filing import Record
 from finode.node.node import Holdings, Node, open_holdings, serve_node
 from finode.node.pool import WorkerPool
 from finode.node.secret import NodeSecret
 from finode.node.worker import Worker, engines
+from finode.smpc.counts import with_counts
 from finode.smpc.plan import INPUT, Op, Plan, Step, WeightSpec
 from finode.wire.directory import InputSpec, ServiceSpec
+from finode.wire.receipts import Order, Receipt, SignedReceipt, SignedStatement
+from finode.wire.shares import StartSession
+from finode.wire.signed import Signed, sign
 
 SERVICE = ServiceSpec(name="toy", input=InputSpec(shape=(4,)), classes=("a", "b", "c"))
 
@@ -76,7 +91,7 @@ async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
 
 
 class InlineWorker:
-    """Answers requests with the real worker's code, in this process."""
+    """Answers requests with the real worker's code, in this process. `spoil` may change a reply's header, or raise."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -84,6 +99,7 @@ class InlineWorker:
         self.died = trio.Event()
         self.requests: list[dict[str, Any]] = []
         self.hold: trio.Event | None = None
+        self.spoil: Callable[[dict[str, Any]], None] | None = None
 
     async def request(
         self, header: dict[str, Any], parts: Sequence[Buffer] = (), *, timeout_s: float = 60.0
@@ -100,6 +116,8 @@ class InlineWorker:
             if cls is RemoteProtocolError:
                 raise RemoteProtocolError(reply.header["message"], peer=reply.header["peer"])
             raise cls(reply.header["message"])
+        if self.spoil is not None:
+            self.spoil(reply.header)
         return reply
 
     async def post(self, header: dict[str, Any]) -> None:
@@ -136,6 +154,40 @@ class InlinePool(WorkerPool):
         yield self.worker
 
 
+class MemoryFiling:
+    """A ledger in memory: verifies what is filed; signatures of one receipt add up. `error` is raised instead."""
+
+    def __init__(self) -> None:
+        self.receipts: dict[bytes, VerifiedReceipt] = {}
+        self.deployments: dict[bytes, VerifiedDeployment] = {}
+        self.statements: list[VerifiedStatement] = []
+        self.error: FinodeError | None = None
+
+    async def file(self, record: Record) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.error is not None:
+            raise self.error
+        if isinstance(record, SignedReceipt):
+            verified = verify_receipt(record)
+            if (before := self.receipts.get(verified.id)) is not None:
+                given = {one.peer: one for one in (*before.signed.signatures, *record.signatures)}
+                verified = verify_receipt(replace(record, signatures=tuple(given[peer] for peer in sorted(given))))
+            self.receipts[verified.id] = verified
+        elif isinstance(record, Signed):
+            deployment = verify_deployment(record)
+            self.deployments[deployment.deployment.deployment] = deployment
+
+        elif isinstance(record, SignedStatement):
+            self.statements.append(verify_statement(record))
+
+    def receipt_of(self, session: bytes) -> Receipt | None:
+        return next((one.receipt for one in self.receipts.values() if one.receipt.session == session), None)
+
+    def of(self, session: str) -> list[VerifiedReceipt]:
+        """Return the receipts of one session."""
+        return [one for one in self.receipts.values() if one.receipt.session.hex() == session]
+
+
 @dataclass(slots=True)
 class Member:
     """One node of a test federation, with what a test may look at."""
@@ -146,16 +198,31 @@ class Member:
     pool: InlinePool
     node: Node
     desk: Desk
+    filing: MemoryFiling
     models: list[ModelEntry] = field(default_factory=list)
 
     @property
     def peer(self) -> PeerId:
         return self.identity.peer_id
 
+    def start(self, session: bytes, committee: bytes, serial: bytes, batch: int, input_bytes: int) -> StartSession:
+        """Return the message with which this member, as a querier, begins a session."""
+        created_ms = time.time_ns() // 1_000_000
+        order = Order(session=session, committee=committee, serial=serial, count=batch, created_ms=created_ms)
+        return StartSession(
+            session=session,
+            committee=committee,
+            serial=serial,
+            batch=batch,
+            input_bytes=input_bytes,
+            order=sign(self.identity, order),
+        )
+
 
 def config_of(home: Path, organization: str, roles: Sequence[str], **sections: dict[str, Any]) -> Config:
     """Settings of a member with short deadlines."""
     fast = {"answer_timeout_s": 2.0, "deploy_timeout_s": 4.0, "deal_timeout_s": 4.0, "round_timeout_s": 5.0}
+    fast["cosign_pause_s"] = 0.2
     flags: dict[str, dict[str, Any]] = {
         "node": {"organization": organization, "roles": tuple(roles)},
         "session": fast,
@@ -168,30 +235,36 @@ def config_of(home: Path, organization: str, roles: Sequence[str], **sections: d
 
 @asynccontextmanager
 async def federation_of(
-    root: Path, layout: dict[str, dict[str, Any]]
+    root: Path, layout: dict[str, dict[str, Any]], identities: Mapping[str, Identity] = MappingProxyType({})
 ) -> AsyncIterator[tuple[MemoryFederation, dict[str, Member]]]:
-    """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], section: {...}}."""
+    """Run nodes. `layout` maps an organization to {"roles": [...], "models": [seeds], "counts": {seed: (...)},
+    section: {...}}.
+
+    With the `identities` of an earlier run on the same `root`, its nodes start again.
+    """
     federation = MemoryFederation()
     members: dict[str, Member] = {}
     async with AsyncExitStack() as stack:
         for organization, what in layout.items():
             roles, seeds = what.get("roles", ["party"]), what.get("models", [])
-            sections = {name: values for name, values in what.items() if name not in ("roles", "models")}
+            sections = {name: values for name, values in what.items() if name not in ("roles", "models", "counts")}
             home = root / organization
-            home.mkdir()
+            home.mkdir(exist_ok=True)
             entries = []
             for seed in seeds:
                 plan = toy_plan()
-                imported = ImportedModel(
-                    plan=plan, weights=toy_weights(plan, seed), operators=("Gemm", "Relu"), origins={}
-                )
+                weights = toy_weights(plan, seed)
+                if "counts" in what:
+                    plan, weights = with_counts(plan, weights, what["counts"][seed])
+                imported = ImportedModel(plan=plan, weights=weights, operators=("Gemm", "Relu"), origins={})
                 entries.append(Registry(home).add(imported, SERVICE, 0))
             config = config_of(home, organization, roles, **sections)
-            identity = Identity.generate()
+            identity = identities.get(organization) or Identity.generate()
             holdings, pool = open_holdings(config), InlinePool()
             network = await stack.enter_async_context(federation.node(identity, organization, holdings.offer))
             secret = NodeSecret(identity.seed())
-            serving = serve_node(holdings, identity, network, pool, secret, structlog.get_logger())
+            filing = MemoryFiling()
+            serving = serve_node(holdings, identity, network, pool, secret, structlog.get_logger(), filing)
             node = await stack.enter_async_context(serving)
-            members[organization] = Member(identity, holdings, network, pool, node, node.desk, entries)
+            members[organization] = Member(identity, holdings, network, pool, node, node.desk, filing, entries)
         yield federation, members

@@ -10,6 +10,7 @@ from finode.models.adding import add_model_file
 from finode.models.calibration import calibrate, limits
 from finode.models.float_run import run_float
 from finode.models.registry import Registry
+from finode.smpc.counts import COUNTS
 from finode.wire.directory import Color
 from tests.models.building import BATCH, imported, model, node, small_import, small_model
 
@@ -134,3 +135,41 @@ def test_values_are_shown_in_order_and_dropped_after_their_last_reader() -> None
     logits = run_float(found.plan, found.weights, x, lambda name, values: seen.append(f"{name}{values.shape}"))
     assert seen == ["input(2, 1, 2, 2)", "reshape1(2, 4)", "linear1(2, 3)"]
     np.testing.assert_array_equal(logits, [[1, 2, -1]] * 2)
+
+
+def test_training_counts_become_one_more_weight(home: Path, tmp_path: Path, onnx_file: Path) -> None:
+    labels, counts = tmp_path / "labels.txt", tmp_path / "counts.json"
+    labels.write_text("cat\ndog\nowl\n")
+    registry = Registry(home)
+    plain = add_model_file(registry, onnx_file, "pets", labels_path=labels).entry
+    counts.write_text('{"owl": 7, "cat": 120}')
+
+    entry = add_model_file(registry, onnx_file, "pets", counts_path=counts).entry
+
+    assert np.allclose(np.exp(registry.load_weights(entry.version)[COUNTS]) - 1, [120, 0, 7])
+    assert (plain.offer().counts, entry.offer().counts) == (False, True)
+    assert entry.plan.steps == plain.plan.steps
+    assert entry.version != plain.version
+    counts.write_text("[120, 0, 8]")
+    assert add_model_file(registry, onnx_file, "pets", counts_path=counts).entry.version != entry.version
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not JSON"),
+        ("7", "neither a list"),
+        ("[1, 2]", "2 counts for 3 classes"),
+        ("[1, 2.5, 3]", "whole numbers"),
+        ("[0, 0, 0]", "not all of them zero"),
+        ('{"rat": 1}', "'rat'"),
+    ],
+)
+def test_counts_that_are_none(home: Path, tmp_path: Path, onnx_file: Path, text: str, says: str) -> None:
+    counts = tmp_path / "counts.json"
+    counts.write_text(text)
+    registry = Registry(home)
+
+    with pytest.raises(InputError, match=says):
+        add_model_file(registry, onnx_file, "pets", counts_path=counts)
+    assert registry.list() == ()

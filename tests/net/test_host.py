@@ -112,6 +112,26 @@ async def test_many_streams_come_and_go(open_node: OpenNode) -> None:
             await stream.close()
 
 
+async def test_a_stream_is_used_before_the_peer_agrees_if_the_peer_was_heard_lately(open_node: OpenNode) -> None:
+    async with open_node(ONE, ROSTER) as one, open_node(TWO, ROSTER, bootstrap=[bootstrap(one)]) as two:
+        one.serve(session.PROTOCOL, echo)
+        await until(lambda: two.states()[ONE.peer_id].connected, within_s=5)
+        stream = await two.open(ONE.peer_id, session.PROTOCOL, timeout_s=5)
+        await stream.send(Ping(number=1))
+        assert await stream.receive(Pong, timeout_s=5) == Pong(number=1)
+
+        unserved = await two.open(ONE.peer_id, shares.PROTOCOL, timeout_s=5)
+        with pytest.raises(PeerRefused, match="does not serve"):
+            await unserved.receive(Pong, timeout_s=5)
+
+        await until(lambda: two._connections.link(ONE.peer_id) is not None, within_s=5)
+        link = two._connections.link(ONE.peer_id)
+        assert link is not None
+        link.heard -= 5.0  # as after five seconds of silence: then the peer is asked first
+        with pytest.raises(PeerRefused, match="does not serve"):
+            await two.open(ONE.peer_id, session.PROTOCOL + "0", timeout_s=5)
+
+
 async def test_a_node_reaches_itself(open_node: OpenNode) -> None:
     async with open_node(ONE, ROSTER) as one:
         one.serve(session.PROTOCOL, echo)

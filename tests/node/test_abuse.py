@@ -11,6 +11,7 @@ import trio
 
 from finode.errors import RemoteProtocolError, SessionAborted
 from finode.identity import PeerId
+from finode.node.deployment_records import deployment_of
 from finode.node.interface import QueryProgress, QueryRequest
 from finode.node.lanes import MAX_EARLY_RUNS, LaneSet
 from finode.node.members import Story
@@ -19,7 +20,8 @@ from finode.wire import shares
 from finode.wire.committee import Accepted, Dissolve, Propose, Refuse, Seal, Sealed
 from finode.wire.directory import ModelOffer
 from finode.wire.session import ROUND_HEADER
-from finode.wire.shares import DeploymentWanted, Failed, Fault, OfferDeployment, StartSession, Verdict
+from finode.wire.shares import DeploymentWanted, Failed, Fault, OfferDeployment, Verdict
+from finode.wire.signed import sign
 from tests.fakes.federation import Member, federation_of, toy_plan, toy_probabilities
 
 LAYOUT: dict[str, dict[str, Any]] = {
@@ -165,7 +167,7 @@ async def test_an_input_that_is_broken_off_costs_the_querier_nothing(tmp_path: P
         committee = bytes.fromhex(answer.committee.id)
         party = next(member for member in members.values() if member.peer == answer.committee.parties[0])
         stream = await asker.network.open(party.peer, shares.PROTOCOL, timeout_s=2)
-        start = StartSession(session=b"s" * 16, committee=committee, serial=b"b" * 16, batch=2, input_bytes=64)
+        start = asker.start(b"s" * 16, committee, b"b" * 16, 2, 64)
         await stream.send(start)
         await stream.send_raw(bytes(8))
         why = Verdict(culprit=answer.committee.dealer, round=-1, fault=Fault.BUSY)
@@ -195,6 +197,7 @@ async def test_an_owner_cannot_make_a_node_without_a_seat_keep_shares(tmp_path: 
                     plan=plan.encode(),
                     share_bytes=8 * plan.weight_numel(),
                     share_digest=bytes(32),
+                    signed=sign(members["mallory"].identity, deployment_of(sealed, term, 1)),
                 )
             )
             assert isinstance(await stream.receive(DeploymentWanted, Failed, timeout_s=2), Failed)

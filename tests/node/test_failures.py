@@ -17,7 +17,7 @@ from finode.net.memory import MemoryFederation
 from finode.node.interface import QueryAnswer, QueryProgress, QueryRequest
 from finode.wire import preprocessing, shares
 from finode.wire.preprocessing import Deal, RequestMasks
-from finode.wire.shares import Failed, Fault, Prepare, StartSession
+from finode.wire.shares import Failed, Fault, Prepare
 from tests.fakes.federation import Member, federation_of, toy_probabilities, until
 
 LAYOUT: dict[str, dict[str, Any]] = {
@@ -179,7 +179,7 @@ async def test_outsiders_get_nothing(tmp_path: Path) -> None:
         first = await asker.query(QueryRequest(service="toy", inputs=X), _silent)
         committee, party = bytes.fromhex(first.committee.id), first.committee.parties[0]
         outsider = members["outsider"].network
-        start = StartSession(session=b"s" * 16, committee=committee, serial=b"b" * 16, batch=1, input_bytes=32)
+        start = members["outsider"].start(b"s" * 16, committee, b"b" * 16, 1, 32)
         deal = Deal(committee=committee, serial=b"b" * 16, batch=1)
         asked = [
             (party, shares.PROTOCOL, start),
@@ -195,7 +195,7 @@ async def test_outsiders_get_nothing(tmp_path: Path) -> None:
             assert reply.verdict.culprit == outsider.peer_id
             await stream.close()
         await until(lambda: members["outsider"].peer in _standings(members, party))
-        unknown = StartSession(session=b"s" * 16, committee=b"?" * 32, serial=b"b" * 16, batch=1, input_bytes=32)
+        unknown = members["outsider"].start(b"s" * 16, b"?" * 32, b"b" * 16, 1, 32)
         stream = await outsider.open(party, shares.PROTOCOL, timeout_s=1)  # type: ignore[arg-type]
         await stream.send(unknown)
         assert (await stream.receive(Failed, timeout_s=2)).verdict.fault is Fault.NOT_SEALED

@@ -19,7 +19,7 @@ from finode.node.negotiator import dissolve
 from finode.smpc.engine import Program
 from finode.wire import canonical, shares
 from finode.wire.committee import Dissolve
-from finode.wire.shares import Failed, Fault, StartSession
+from finode.wire.shares import Failed, Fault
 from tests.fakes.federation import Member, federation_of, toy_probabilities, until
 
 LAYOUT: dict[str, dict[str, Any]] = {
@@ -177,13 +177,7 @@ async def test_a_bundle_is_refused_the_second_time(tmp_path: Path) -> None:
         await _full(members)
         worker, network = members["p1"].pool.worker, members["asker"].network
         used = next(request["bundle"] for request in worker.requests if request["kind"] == "run")
-        again = StartSession(
-            session=b"n" * 16,
-            committee=bytes.fromhex(answer.committee.id),
-            serial=used[-16:],
-            batch=2,
-            input_bytes=2 * 4 * 8,
-        )
+        again = members["asker"].start(b"n" * 16, bytes.fromhex(answer.committee.id), used[-16:], 2, 2 * 4 * 8)
         stream = await network.open(members["p1"].peer, shares.PROTOCOL, timeout_s=1)
         await stream.send(again)
         await stream.send_bulk(bytes(again.input_bytes))

@@ -29,7 +29,7 @@ class Committee:
         engine, own = NativeEngine(), self.arguments[party] | changes
         holding = engine.hold(self.program, party, own["constants"], own["mask_seeds"], own["weight_shares"])
         prepared = engine.prepare(self.program, party, holding, own["bundle_seed"], own["corrections"])
-        return engine.run(prepared, own["input_share"], own["zero_keys"])
+        return engine.run(prepared, own["input_share"], own["zero_keys"], count=own.get("count"))
 
 
 def committee_of(program: Program, makers: Sequence[PlanMaker], x: Floats) -> Committee:

@@ -1,4 +1,5 @@
-"""Runs on a device give the very bytes that the processor gives: dealer, frames of every round, output shares.
+"""Runs on a device give the very bytes that the processor gives: dealer, frames of every round, output shares; and
+what comes after the answer, statistics, ballots and feedback.
 
 `accelerator` is the device that is not there (tests/fakes/accelerator.py): it shows that nothing is mixed and that no
 integer matrices are multiplied. `cuda` is a real GPU, and skipped without one.
@@ -7,6 +8,7 @@ integer matrices are multiplied. `cuda` is a real GPU, and skipped without one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from finode.smpc.engine import Program
 from finode.smpc.gates.base import Gate
 from finode.smpc.gates.maximum import ArgMax, Winners
 from finode.smpc.gates.product import MatrixProduct
+from finode.smpc.labels import share_labels
 from finode.smpc.lowering import lower
 from finode.smpc.native import NativeEngine
 from finode.smpc.plan import Op
@@ -30,6 +33,7 @@ from tests.fakes.accelerator import Accelerated, accelerator
 from tests.smpc import models
 from tests.smpc.models import Floats, PlanMaker
 from tests.smpc.parties import Committee, committee_of
+from tests.smpc.test_contribution import Counted
 from tests.smpc.test_random_plans import ANYWHERE, IMAGES, build
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -48,16 +52,18 @@ def _inputs(batch: int, shape: tuple[int, ...]) -> Floats:
     return np.random.default_rng(batch).uniform(0, 1, size=(batch, *shape))
 
 
-def _run_of(committee: Committee, party: int, device: torch.device) -> Run:
+def _run_of(committee: Committee, party: int, device: torch.device, count: int | None) -> Run:
     engine, own = NativeEngine(device), committee.arguments[party]
     holding = engine.hold(committee.program, party, own["constants"], own["mask_seeds"], own["weight_shares"])
     corrections = bytearray(own["corrections"])  # it may be used in place
     prepared = engine.prepare(committee.program, party, holding, own["bundle_seed"], corrections)
-    return engine.run(prepared, own["input_share"], own["zero_keys"])
+    return engine.run(prepared, own["input_share"], own["zero_keys"], count=count)
 
 
-def _runs(committee: Committee, on: Sequence[torch.device]) -> Exchanged:
-    return exchange([_run_of(committee, party, device) for party, device in enumerate(on)])
+def _runs(committee: Committee, on: Sequence[torch.device], count: int | None = None) -> list[Exchanged]:
+    """The answer, and what follows it."""
+    done = [exchange([_run_of(committee, party, device, count) for party, device in enumerate(on)])]
+    return [*done, exchange(done[0].rests)] if done[0].rests else done
 
 
 def _dealt(program: Program, secret: bytes, device: torch.device) -> bytes:
@@ -65,23 +71,28 @@ def _dealt(program: Program, secret: bytes, device: torch.device) -> bytes:
     parties = range(program.parties)
     masks = [[NativeEngine().mask_seed(secret, name, party) for party in parties] for name in program.deployments]
     seeds = [bytes([party]) * 32 for party in parties]
-    pieces = lower(program).deal(seeds, DealerWeights(program.plans, masks, device), device)
-    return b"".join(piece.tobytes() for piece in pieces)
+    answer, weights = lower(program), DealerWeights(program.plans, masks, device)
+    circuits = [answer] if answer.rest is None else [answer, answer.rest]
+    return b"".join(piece.tobytes() for circuit in circuits for piece in circuit.deal(seeds, weights, device))
 
 
-def _compare(makers: Sequence[PlanMaker], device: torch.device, **changes: object) -> None:
+def _compare(
+    makers: Sequence[PlanMaker], device: torch.device, *, count: int | None = None, **changes: object
+) -> tuple[Committee, list[Exchanged]]:
+    """Return what ran on the processor, after it was the same on the device."""
     program = models.program_of(makers, **changes)
-    x = _inputs(program.batch, makers[0].input_shape)
-    committee = committee_of(program, makers, x)
-    expected = _runs(committee, [CPU] * program.parties)
+    committee = committee_of(program, makers, _inputs(program.batch, program.plans[0].input_shape))
+    expected = _runs(committee, [CPU] * program.parties, count)
 
     # Party 0 on the device, the others on the processor: they cannot tell.
     for on in ([device] * program.parties, [device] + [CPU] * (program.parties - 1)):
-        done = _runs(committee, on)
-        assert done.frames == expected.frames
-        assert done.values == expected.values
-        assert done.costs == expected.costs
+        for found, same in zip(_runs(committee, on, count), expected, strict=True):
+            assert found.frames == same.frames
+            assert found.values == same.values
+            assert found.costs == same.costs
+            assert found.transcripts == same.transcripts
     assert _dealt(program, committee.secret, device) == _dealt(program, committee.secret, CPU)
+    return committee, expected
 
 
 MODELS: dict[str, Callable[[], list[PlanMaker]]] = {
@@ -98,13 +109,54 @@ def test_models_run_as_on_the_processor(name: str, parties: int, profile: str, d
     _compare(MODELS[name](), device, batch=2, parties=parties, profile=profile)
 
 
+VOTING: dict[str, dict[str, Any]] = {
+    "weighted": {"vote_weights": (3, 1)},
+    "augmented": {"batch": 6, "copies": 2, "gamma": -256},
+}
+"""What a vote asks of a program of two models for two inputs, beside its name."""
+
+
+def _voters(vote: str, makers: list[PlanMaker]) -> list[PlanMaker]:
+    """Give the models of a prior vote their counts."""
+    if vote != "prior":
+        return makers
+    return [cast(PlanMaker, Counted(maker, list(range(k, 10 + k)))) for k, maker in enumerate(makers)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reveal", ["probabilities", "top1", "label"])
 @pytest.mark.parametrize("vote", VOTES)
 def test_votes_run_as_on_the_processor(vote: str, reveal: str, device: torch.device) -> None:
-    makers = [models.mlp(1), models.mlp(2)]
-    weights = (3, 1) if vote == "weighted" else ()
-    _compare(makers, device, batch=2, vote=vote, reveal=reveal, vote_weights=weights)
+    makers = _voters(vote, [models.mlp(1), models.mlp(2)])
+    _compare(makers, device, vote=vote, reveal=reveal, **{"batch": 2, **VOTING.get(vote, {})})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parties", [2, 3])
+@pytest.mark.parametrize("vote", VOTES)
+def test_statistics_and_feedback_run_as_on_the_processor(vote: str, parties: int, device: torch.device) -> None:
+    makers = _voters(vote, [models.mlp(1), models.average_cnn(2)])  # two lanes
+    reveal = ("probabilities", "top1", "label")[VOTES.index(vote) % 3]
+    changes = {"batch": 2, **VOTING.get(vote, {}), "vote": vote, "reveal": reveal, "parties": parties}
+
+    committee, (_, rest) = _compare(makers, device, statistics=True, count=1, **changes)
+
+    shares = share_labels([3], 10, parties)
+
+    def feedback(engine: NativeEngine) -> Exchanged:
+        runs = [
+            engine.feedback(committee.program, i, rest.values[i].ballots, shares[i], own["zero_keys"], count=1)
+            for i, own in enumerate(committee.arguments)
+        ]
+        return exchange(runs)
+
+    assert feedback(NativeEngine(device)).values == feedback(NativeEngine()).values
+
+
+@pytest.mark.slow
+def test_statistics_of_more_classes_than_a_block_run_as_on_the_processor(device: torch.device) -> None:
+    makers = [models.mlp(1, classes=40), models.mlp(2, classes=40)]
+    _compare(makers, device, batch=2, reveal="probabilities", statistics=True)
 
 
 @pytest.mark.slow

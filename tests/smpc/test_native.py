@@ -11,10 +11,11 @@ import pytest
 from finode.errors import InputError, LocalError, LocalProtocolError, RemoteProtocolError
 from finode.smpc import sharing
 from finode.smpc.engine import Engine, Exchange
-from finode.smpc.native import CHUNK_BYTES, NativeEngine, zero_share
+from finode.smpc.native import CHUNK_BYTES, NativeEngine
 from finode.smpc.randomness import fresh_seed
 from finode.smpc.simulation import exchange
 from finode.smpc.weights import masked_weights
+from finode.smpc.zero import zero_share
 from tests.smpc import models
 from tests.smpc.parties import Committee, committee_of
 

@@ -13,10 +13,11 @@ import torch
 from finode.smpc.engine import Program
 from finode.smpc.lowering import lower
 from finode.smpc.material import Bundle
-from finode.smpc.native import NativeEngine, zero_share
+from finode.smpc.native import NativeEngine
 from finode.smpc.randomness import Stream, fresh_seed
 from finode.smpc.simulation import exchange, simulate_program
 from finode.smpc.weights import DealerWeights
+from finode.smpc.zero import zero_share
 from tests.smpc import models
 from tests.smpc.parties import committee_of
 from tests.smpc.statistics import IMPROBABLE, chi_square
@@ -84,6 +85,7 @@ def test_the_dealer_is_given_nothing_but_the_public_program_and_its_own_secret()
     assert list(inspect.signature(DealerWeights.__init__).parameters) == ["self", "plans", "mask_seeds", "device"]
     assert set(Program.__slots__) == {
         "plans", "deployments", "parties", "batch", "fractional_bits", "vote", "vote_weights", "reveal", "profile",
+        "copies", "gamma", "statistics",
     }  # fmt: skip
 
 

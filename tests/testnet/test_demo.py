@@ -15,10 +15,11 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from finode.client import Answer, CommitteeView, Timings, Traffic
-from finode.errors import DaemonUnavailable, FinodeError
+from finode.errors import ConfigError, DaemonUnavailable, FinodeError
 from finode.testnet import commands
 from finode.testnet.demo import Asked, DemoResult, compare
 from finode.testnet.digits import DigitsFederation, TrainedModel
+from finode.testnet.links import KINDS, LinkTable
 from finode.testnet.report import BarScreen, PlainScreen, demo_json, describe_agreement, open_screen, print_demo
 
 PLAINTEXT = np.array([[0.7, 0.2, 0.1], [0.401, 0.399, 0.2]])
@@ -165,6 +166,23 @@ def test_a_demo_that_fails_keeps_its_logs(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (kept / "log").read_text() == "why"
     assert str(kept) in ran.stderr
     assert isinstance(ran.exception, DaemonUnavailable)
+
+
+def test_the_demo_runs_over_the_links_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[LinkTable | None] = []
+
+    async def run_demo(*_: object, links: LinkTable | None, **__: object) -> DemoResult:
+        named.append(links)
+        return result()
+
+    monkeypatch.setattr("finode.testnet.demo.run_demo", run_demo)
+    for options in ([], ["--link", "regional"]):
+        assert CliRunner().invoke(commands.testnet, ["demo", "--json", *options]).exit_code == 0
+    wrong = CliRunner().invoke(commands.testnet, ["demo", "--link", "lunar"])
+
+    assert named == [None, LinkTable("regional", KINDS["regional"])]
+    assert isinstance(wrong.exception, ConfigError)
+    assert "'lunar' is neither lan" in wrong.exception.message
 
 
 @pytest.mark.slow

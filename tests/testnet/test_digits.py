@@ -8,7 +8,7 @@ import pytest
 from finode.errors import ConfigError
 from finode.models.float_run import probabilities
 from finode.models.onnx_import import import_onnx
-from finode.testnet.digits import MIN_CLASSES, MIN_SAMPLES, prepare, split
+from finode.testnet.digits import MIN_CLASSES, MIN_SAMPLES, combined, prepare, split
 
 LABELS = np.repeat(np.arange(10), 140)
 
@@ -66,3 +66,13 @@ def test_models_are_exported_and_their_plans_answer_as_the_plaintext_vote(tmp_pa
     np.testing.assert_allclose(mean, federation.plaintext_probabilities, atol=1e-5)
     assert import_onnx(federation.models[0].path).softmax_at_end
     assert not import_onnx(federation.models[1].path).softmax_at_end
+
+
+def test_the_plaintext_votes() -> None:
+    probabilities = np.array([[[0.9, 0.1]], [[0.4, 0.6]]])
+    counts = [(9, 99), (99, 9)]
+
+    assert np.allclose(combined(probabilities, counts, "soft"), [[0.65, 0.35]])
+    first, second = np.array([0.09, 0.001]) / 0.091, np.array([0.004, 0.06]) / 0.064
+    scores = np.array([10 * first[0] + 100 * second[0], 100 * first[1] + 10 * second[1]]) / 110
+    assert np.allclose(combined(probabilities, counts, "prior"), [scores / scores.sum()])

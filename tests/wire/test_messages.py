@@ -10,13 +10,14 @@ import pytest
 from finode.config import Role
 from finode.errors import FinodeError
 from finode.wire import committee, message, preprocessing, shares
-from finode.wire.committee import Reveal, deployment_id
+from finode.wire.committee import Reveal, Vote, deployment_id
 from finode.wire.control import Hello
 from finode.wire.directory import Color, DeploymentRef, InputSpec, ServiceSpec
 from finode.wire.message import Message
 from finode.wire.session import ROUND_HEADER, JoinLane, LaneJoined
 from tests.wire.conftest import (
     ACCEPT,
+    AUGMENTED,
     DEALER,
     EXAMPLES,
     FIRST,
@@ -25,6 +26,7 @@ from tests.wire.conftest import (
     OWNER,
     QUERIER,
     RECORD,
+    REWARDS,
     SECOND,
     SPEC,
     TERMS,
@@ -74,6 +76,18 @@ BAD_TERMS: list[dict[str, Any]] = [
     {"service": "x" * 65},
     {"engine": "\x1b[2J"},
     {"profile": "a\nb"},
+    {"vote_weights": (1,)},
+    {"vote": Vote.WEIGHTED},
+    {"vote": Vote.WEIGHTED, "vote_weights": (1, 1)},
+    {"vote": Vote.WEIGHTED, "vote_weights": (0,)},
+    {"vote": Vote.WEIGHTED, "vote_weights": (-1,)},
+    {"vote": Vote.WEIGHTED, "vote_weights": (65537,)},
+    {"copies": 1},
+    {"gamma": 1},
+    {"vote": Vote.AUGMENTED},
+    {"vote": Vote.AUGMENTED, "copies": 16},
+    {"vote": Vote.AUGMENTED, "copies": 3, "max_batch": 3},
+    {"vote": Vote.AUGMENTED, "copies": 3, "gamma": 4097},
 ]
 
 BAD = [
@@ -194,8 +208,8 @@ def test_a_message_cannot_be_changed(example: Message) -> None:
         preprocessing.OfferBundle(
             committee=bytes(32), serial=bytes(16), batch=1, ahead=True, seed=ID32, correction_bytes=0
         ),
-        JoinLane(committee=bytes(32), key=ID32),
-        LaneJoined(committee=bytes(32), key=ID32),
+        JoinLane(committee=bytes(32), key=ID32, contribution=ID32),
+        LaneJoined(committee=bytes(32), key=ID32, contribution=ID32),
     ],
 )
 def test_a_secret_is_not_shown(secret: Message) -> None:
@@ -240,12 +254,19 @@ def test_the_committees_id_covers_every_field_of_the_terms() -> None:
         "service_digest": bytes(32),
         "nonce": bytes([1] * 16),
         "fractional_bits": 15,
+        "rewards": dataclasses.replace(REWARDS, price=1001),
+        "vote_weights": (4,),
+        "copies": 4,
+        "gamma": -255,
     }
+    weighted = dataclasses.replace(TERMS, vote=Vote.WEIGHTED, vote_weights=(3,))
     for field in dataclasses.fields(TERMS):
         value = getattr(TERMS, field.name)
         change = changes.get(field.name, value + 1 if isinstance(value, int) else f"{value}x")
-        other = dataclasses.replace(TERMS, **{field.name: change})
-        assert other.committee_id() != TERMS.committee_id(), field.name
+        # What belongs to one vote alone changes under that vote.
+        base = {"vote_weights": weighted, "copies": AUGMENTED, "gamma": AUGMENTED}.get(field.name, TERMS)
+        other = dataclasses.replace(base, **{field.name: change})
+        assert other.committee_id() != base.committee_id(), field.name
     assert dataclasses.replace(TERMS).committee_id() == TERMS.committee_id()
 
 
@@ -296,3 +317,8 @@ def test_images_have_the_channels_of_their_colors() -> None:
 def test_headers_have_their_stated_sizes() -> None:
     assert message.HEADER.size == 7
     assert ROUND_HEADER.size == 20
+
+
+def test_a_batch_of_an_augmented_vote_is_inputs_with_all_their_copies() -> None:
+    assert [batch for batch in range(34) if AUGMENTED.foresees(batch)] == [4, 8, 12, 16, 20, 24, 28, 32]
+    assert [batch for batch in range(-1, 40) if TERMS.foresees(batch)] == list(range(1, 33))

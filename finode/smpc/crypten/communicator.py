@@ -6,6 +6,9 @@ of another size or with another header is malformed. Where a call moves data to 
 headers; where it moves data from one party alone, the others' elements are zeros, because all frames that a party
 waits for in a round have one size.
 
+The transcript of the run has what all parties know after a call: the result of a reduction for all, the elements of a
+broadcast, all parties' elements of a gathering for all; of calls that tell one party something, that they were made.
+
 Calls between two parties alone, and those that pickle objects, are refused: no program makes them.
 """
 
@@ -24,9 +27,11 @@ from torch.distributed import ReduceOp
 
 from finode.errors import LocalError, RemoteProtocolError
 from finode.smpc.engine import Buffer
+from finode.smpc.transcript import Transcript
 
 _HEADER = struct.Struct("<4sHHQQ")
 _MAGIC = b"fct1"
+_DESCRIPTION = struct.Struct("<QQ")
 
 Elements = npt.NDArray[np.int64]
 Swap = Callable[[Mapping[int, Buffer], int], Mapping[int, Buffer]]
@@ -81,10 +86,11 @@ class Refusals:
 class RoundCommunicator(Refusals):
     """The communicator of one party's run. Methods take and give what CrypTen's `DistributedCommunicator` does."""
 
-    def __init__(self, party: int, parties: int, swap: Swap) -> None:
+    def __init__(self, party: int, parties: int, swap: Swap, transcript: Transcript) -> None:
         self._party = party
         self._parties = parties
         self._swap = swap
+        self._transcript = transcript
         self._others = [other for other in range(parties) if other != party]
         self._round = 0
 
@@ -101,6 +107,7 @@ class RoundCommunicator(Refusals):
         received = self._exchange(Call.ALL_REDUCE, dict.fromkeys(self._others, total.copy()), total.size)
         for other in received.values():
             _combine(total, other, op)
+        self._note(Call.ALL_REDUCE, total)
         reduced = _cut(total, tensors)
         return reduced if batched else reduced[0]
 
@@ -124,7 +131,9 @@ class RoundCommunicator(Refusals):
     def all_gather(self, tensor: Tensor) -> list[Tensor | None]:
         """Return all parties' tensors, in the order of the parties."""
         own = _elements([tensor])
-        return self._ordered(tensor, self._exchange(Call.ALL_GATHER, dict.fromkeys(self._others, own), own.size))
+        received = self._exchange(Call.ALL_GATHER, dict.fromkeys(self._others, own), own.size)
+        self._note(Call.ALL_GATHER, *({**received, self._party: own}[i] for i in range(self._parties)))
+        return self._ordered(tensor, received)
 
     def broadcast(self, input: Any, src: int, group: Any = None, batched: bool = False) -> Any:
         """Overwrite the tensor, or each in a list, with that of party `src`."""
@@ -132,6 +141,7 @@ class RoundCommunicator(Refusals):
         own = _elements(tensors)
         sent = own if self._party == src else np.zeros_like(own)
         received = self._exchange(Call.BROADCAST, dict.fromkeys(self._others, sent), own.size)
+        self._note(Call.BROADCAST, own if self._party == src else received[src])
         if self._party != src:
             for tensor, new in zip(tensors, _cut(received[src], tensors), strict=True):
                 tensor.copy_(new)
@@ -143,21 +153,29 @@ class RoundCommunicator(Refusals):
         zeros = np.zeros(like.numel(), "<i8")
         sent = {other: _elements([scatter_list[other]]) if self._party == src else zeros for other in self._others}
         received = self._exchange(Call.SCATTER, sent, like.numel())
+        self._note(Call.SCATTER)
         return scatter_list[self._party] if self._party == src else _cut(received[src], [like])[0]
 
     def barrier(self) -> None:
         """Wait for all parties."""
         nothing = np.zeros(0, "<i8")
         self._exchange(Call.BARRIER, dict.fromkeys(self._others, nothing), 0)
+        self._note(Call.BARRIER)
 
     def _collect(self, call: Call, own: Elements, dst: int) -> dict[int, Elements] | None:
         nothing = np.zeros(0, "<i8")
         sent = {other: own if other == dst else nothing for other in self._others}
         received = self._exchange(call, sent, own.size if self._party == dst else 0)
+        self._note(call)
         return received if self._party == dst else None
 
     def _ordered(self, own: Tensor, received: Mapping[int, Elements]) -> list[Tensor | None]:
         return [own if i == self._party else _cut(received[i], [own])[0] for i in range(self._parties)]
+
+    def _note(self, call: Call, *known: Elements) -> None:
+        """Add what all parties know after the last call to the transcript."""
+        description = _DESCRIPTION.pack(call, sum(elements.size for elements in known))
+        self._transcript.add(self._round - 1, description, (elements.data for elements in known))
 
     def _exchange(self, call: Call, sent: Mapping[int, Elements], expected: int) -> dict[int, Elements]:
         round, self._round = self._round, self._round + 1

@@ -24,11 +24,11 @@ from finode.smpc.crypten.randomness import NoGenerator, StreamGenerator, ring_st
 from finode.smpc.crypten.threads import Link, ThreadRun
 from finode.smpc.crypten.tuples import PartyProvider, Recorder, Request
 from finode.smpc.engine import Buffer, Dealing, Floats, Holding, Output, Prepared, Program
-from finode.smpc.native import zero_share
 from finode.smpc.plaintext import run_plaintext
 from finode.smpc.plan import Plan
 from finode.smpc.randomness import fresh_seed, subkey
 from finode.smpc.weights import split
+from finode.smpc.zero import check_zero_keys, zero_share
 
 RUN_MEMORY_FACTOR = 4
 """A run takes the tuple of an operator, its operands, what is opened, and a copy of some of it."""
@@ -107,14 +107,18 @@ class CryptenEngine:
         execution.check(program)
         return PreparedCrypten(program, party_index, holding, bundle_seed, corrections)
 
-    def run(self, prepared: Prepared, input_share: Buffer, zero_keys: Mapping[int, bytes]) -> ThreadRun:
-        """Run the program; the value is this party's share of the output, as bytes. See `engine.Engine.run`."""
+    def run(
+        self, prepared: Prepared, input_share: Buffer, zero_keys: Mapping[int, bytes], *, count: int | None = None
+    ) -> ThreadRun:
+        """Run the program; the value is this party's share of the output, as bytes. See `engine.Engine.run`.
+
+        There are no statistics, so `count` changes nothing.
+        """
         if not isinstance(prepared, PreparedCrypten):
             raise LocalError("the bundle was prepared by another engine")
         program, party_index = prepared.program, prepared.party_index
         parties = program.parties
-        if sorted(zero_keys) != [party for party in range(parties) if party != party_index]:
-            raise LocalError(f"zero-sharing keys with parties {sorted(zero_keys)} in a run of {parties}")
+        check_zero_keys(zero_keys, party_index, parties)
         if len(memoryview(input_share).cast("B")) != sharing.input_bytes(program.plans[0].input_shape, program.batch):
             raise InputError(f"the input share has {len(input_share)} bytes, which is not what the program takes")
         query = ring.from_bytes(input_share, (program.batch, *program.plans[0].input_shape))
@@ -124,13 +128,26 @@ class CryptenEngine:
         generators = {name: StreamGenerator(stream) for name, stream in streams.items()}
 
         def body(link: Link) -> bytes:
-            communicator = RoundCommunicator(party_index, parties, link.exchange)
+            communicator = RoundCommunicator(party_index, parties, link.exchange, link.transcript)
             with running(Party(communicator, provider, generators, program.fractional_bits)):
                 output = execution.compute(program, weights, query).reshape(-1)
             provider.finish()
             return ring.to_bytes(output + zero_share(zero_keys, party_index, output.numel()))
 
         return ThreadRun(body, party_index, parties)
+
+    def feedback(
+        self,
+        program: Program,
+        party_index: int,
+        ballots: Buffer,
+        label_share: Buffer,
+        zero_keys: Mapping[int, bytes],
+        *,
+        count: int,
+    ) -> ThreadRun:
+        """Raise `InputError`: there are no statistics, so there are no ballots either."""
+        raise InputError("the engine 'crypten' keeps no votes for feedback", hint="ask the native engine")
 
     def plaintext(self, program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> Output:
         """Run the program in the clear with the native engine's fixed point; CrypTen's approximations are not in it."""

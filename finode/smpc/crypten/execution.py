@@ -38,6 +38,8 @@ def check(program: Program) -> None:
         raise ModelError("the models of a program differ in their input or their classes")
     if program.vote not in ("soft", "hard") or program.reveal not in ("probabilities", "top1", "label"):
         raise InputError(f"unknown vote {program.vote!r} or reveal {program.reveal!r}")
+    if program.statistics:
+        raise InputError("the engine 'crypten' computes no statistics", hint="ask the native engine")
     if program.parties < 2 or program.batch < 1:
         raise InputError(f"a program needs two parties and one input, not {program.parties} and {program.batch}")
     for plan in plans:

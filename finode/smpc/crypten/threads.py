@@ -17,6 +17,7 @@ from typing import Any
 
 from finode.errors import LocalProtocolError
 from finode.smpc.engine import Buffer, Exchange, Finished, Outcome
+from finode.smpc.transcript import Transcript
 
 Frames = Mapping[int, Buffer]
 
@@ -47,6 +48,7 @@ class Link:
     def __init__(self) -> None:
         self.handed_over: SimpleQueue[_Round | _Value | _Failure] = SimpleQueue()
         self.arrived: SimpleQueue[Frames | None] = SimpleQueue()
+        self.transcript = Transcript()
 
     def exchange(self, frames: Frames, expected_bytes: int) -> Frames:
         """Hand over one round's frames and wait for those of the other parties."""
@@ -136,7 +138,7 @@ class ThreadRun:
             case _Failure(error):
                 raise error
             case _Value(value):
-                return Finished(value, self.rounds, self.bytes_sent, self.compute_s)
+                return Finished(value, self.rounds, self.bytes_sent, self.compute_s, link.transcript.digest())
             case _Round(frames, expected_bytes):
                 exchange = Exchange(self.rounds, frames, expected_bytes)
                 self.rounds += 1

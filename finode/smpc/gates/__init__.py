@@ -9,5 +9,6 @@ the clear, and what it costs. Start with `truncate.py`: all nonlinear gates are 
     maximum.py      the largest of C values, its index, and its one-hot vector
     lookup.py       a univariate function from a table of its local expansions
     softmax.py      exp with its clamp, reciprocal, product
+    statistics.py   products of one-hot votes, and votes kept for labels that come later
     local.py        sums, averages and reshapes, which cost nothing
 """

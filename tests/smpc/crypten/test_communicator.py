@@ -13,6 +13,7 @@ from finode.errors import LocalError, RemoteProtocolError
 from finode.smpc.crypten.communicator import DryCommunicator, RoundCommunicator
 from finode.smpc.crypten.threads import Link, ThreadRun
 from finode.smpc.engine import Exchange
+from finode.smpc.transcript import Transcript
 from tests.smpc.crypten.parties import carry
 
 PARTIES = 3
@@ -24,7 +25,7 @@ def _each(body: Callable[[RoundCommunicator, int], Any]) -> list[Any]:
 
     def run_of(party: int) -> ThreadRun:
         def work(link: Link) -> Any:
-            return body(RoundCommunicator(party, PARTIES, link.exchange), party)
+            return body(RoundCommunicator(party, PARTIES, link.exchange, link.transcript), party)
 
         return ThreadRun(work, party, PARTIES)
 
@@ -69,7 +70,7 @@ def test_all_gather_broadcast_scatter_and_barrier() -> None:
 
 def test_a_broadcast_shows_nobody_what_the_others_hold() -> None:
     def work(link: Link) -> None:
-        RoundCommunicator(0, 2, link.exchange).broadcast(torch.tensor([5]), 1)
+        RoundCommunicator(0, 2, link.exchange, link.transcript).broadcast(torch.tensor([5]), 1)
 
     outcome = ThreadRun(work, 0, 2).start()
 
@@ -77,7 +78,7 @@ def test_a_broadcast_shows_nobody_what_the_others_hold() -> None:
     assert bytes(outcome.frames[1])[24:] == bytes(8)
 
 
-@pytest.mark.parametrize("comm", [RoundCommunicator(0, 2, lambda frames, size: {}), DryCommunicator(2)])
+@pytest.mark.parametrize("comm", [RoundCommunicator(0, 2, lambda frames, size: {}, Transcript()), DryCommunicator(2)])
 def test_what_is_no_collective_on_ring_elements_is_refused(comm: Any) -> None:
     for call in (comm.send, comm.recv, comm.isend, comm.irecv, comm.send_obj, comm.recv_obj, comm.broadcast_obj):
         with pytest.raises(LocalError):
@@ -86,7 +87,7 @@ def test_what_is_no_collective_on_ring_elements_is_refused(comm: Any) -> None:
 
 def test_only_ring_elements_are_sent() -> None:
     with pytest.raises(LocalError, match="only ring elements"):
-        RoundCommunicator(0, 2, lambda frames, size: {}).all_reduce(torch.tensor([1.5]))
+        RoundCommunicator(0, 2, lambda frames, size: {}, Transcript()).all_reduce(torch.tensor([1.5]))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,9 @@ def test_only_ring_elements_are_sent() -> None:
 def test_a_malformed_frame_names_its_party(spoil: Callable[[bytes], bytes], problem: str) -> None:
     def run_of(party: int) -> ThreadRun:
         return ThreadRun(
-            lambda link: RoundCommunicator(party, PARTIES, link.exchange).all_reduce(OWN[party]), party, PARTIES
+            lambda link: RoundCommunicator(party, PARTIES, link.exchange, link.transcript).all_reduce(OWN[party]),
+            party,
+            PARTIES,
         )
 
     runs = [run_of(party) for party in range(PARTIES)]

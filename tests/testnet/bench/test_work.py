@@ -1,17 +1,17 @@
-"""What presets and sweeps measure, how a time is split, and which options a query gets."""
+"""What presets and sweeps measure, how a time is split, and which federation is started for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from finode.client import Client
 from finode.config import Role
-from finode.errors import ConfigError
 from finode.testnet.bench import models
-from finode.testnet.bench.measure import query_options, topology_of
+from finode.testnet.bench.agreement import Digits
+from finode.testnet.bench.federation import topology_of
 from finode.testnet.bench.models import MODELS
 from finode.testnet.bench.work import SWEEPS, Phases, Work, on_devices, quick_preset, table_preset, with_engines
 from finode.testnet.links import KINDS, Link
@@ -69,11 +69,14 @@ def test_devices_follow_each_other_and_only_the_native_engine_changes_them() -> 
 
 
 def test_a_time_is_split_into_rounds_transfer_and_the_rest() -> None:
-    phases = Phases.of(1.0, rounds=20, bytes_sent=5_000_000, parties=3, link=Link(rtt_ms=40, mbit=200))
+    link = Link(rtt_ms=40, mbit=200)
+    phases = Phases.of(1.0, rounds=20, bytes_sent=5_000_000, parties=3, compute_s=0.25, link=link)
 
     assert phases.latency_s == pytest.approx(20 * 0.020)
+    assert phases.asking_s == pytest.approx(0.040)
     assert phases.transfer_s == pytest.approx(2_500_000 / 25e6)  # half of it goes to each of the two others
-    assert phases.rest_s == pytest.approx(1.0 - 0.4 - 0.1)
+    assert phases.compute_s == 0.25
+    assert phases.rest_s == pytest.approx(1.0 - 0.4 - 0.04 - 0.1 - 0.25)
 
 
 def test_a_federation_has_just_the_parties_and_their_models(tmp_path: Path) -> None:
@@ -104,17 +107,13 @@ def test_parties_and_dealer_compute_on_the_device_and_large_images_get_memory(
     assert models.inputs(2, shape=models.input_shape("resnet50")).shape == (2, 3, 224, 224)
 
 
-def test_a_query_asks_for_what_the_client_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def query(self: Client, service: str, x: object, *, engine: str = "native") -> None:
-        return None
+def test_a_stream_has_a_querier_of_its_own_and_digits_are_owned_by_the_parties(tmp_path: Path) -> None:
+    digits = Digits((tmp_path / "a.onnx", tmp_path / "b.onnx"), np.zeros((3, 1, 8, 8)), np.zeros((3, 10)))
 
-    monkeypatch.setattr(Client, "query", query)
-    assert query_options("crypten", "throughput") == {"engine": "crypten"}
+    topology = topology_of([Work(model="tiny", profile="throughput")], tmp_path, digits)
 
-    async def plain(self: Client, service: str, x: object) -> None:
-        return None
-
-    monkeypatch.setattr(Client, "query", plain)
-    assert query_options("native") == {}
-    with pytest.raises(ConfigError, match="does not offer the engine 'crypten'"):
-        query_options("crypten")
+    profiles = [node.settings["querier"].get("profile") for node in topology.with_role(Role.QUERIER)]
+    assert profiles == [None, None, "throughput"]
+    assert all(node.settings["querier"]["max_batch"] == 64 for node in topology.with_role(Role.QUERIER))
+    owned = {node.name: [model.service for model in node.models] for node in topology.with_role(Role.OWNER)}
+    assert owned == {"party-1": ["tiny-1", "digits"], "party-2": ["digits"]}

@@ -1,0 +1,341 @@
+"""Opens the sums of an epoch and has them signed: /finode/contribution/1.
+
+The first party of a deployment set leads. At the end of an epoch it proposes what may be opened of what waits; every
+other party checks that by its own records. The leader commits to its share before it sees another one, so that it
+cannot choose it; every party adds up the shares itself and signs what it got, then the dealer signs, which compares
+the sessions with the receipts that it signed. One signature that lacks, and there is no statement: the opening is tried
+again, with the same sessions and the same shares, until there is one.
+
+Shares have no authentication codes: a party that adds something to its own share shifts the sums. What cannot be true
+is found (`finode.ledger.opening.contradiction_in`); what is consistently false is not. docs/rewards.md says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from finode.config import Config
+from finode.errors import FinodeError, PeerRefused, RemoteProtocolError
+from finode.identity import Identity, PeerId
+from finode.ledger.opening import contradiction_in, largest_opening, may_open
+from finode.net.interface import Network, Stream
+from finode.node.contributions import ContributionStore, Noise
+from finode.node.filing import Filing
+from finode.node.tasks import together
+from finode.smpc.engine import Buffer
+from finode.smpc.statistics_layout import SCALE_BITS, joint_length, statistics_length
+from finode.wire.contribution import (
+    PROTOCOL,
+    SALT_BYTES,
+    CommitShare,
+    DeploymentSet,
+    Opening,
+    OpeningReady,
+    OpenShares,
+    ProposeOpening,
+    SignStatement,
+    StatementSigned,
+)
+from finode.wire.receipts import CoSignature, EpochStatement, Receipt, SignedStatement, StatementKind
+from finode.wire.shares import Failed, Fault, Verdict
+from finode.wire.signed import check_co_signature, co_sign
+
+LOOK_S = 1.0
+"""How often the first party looks whether an epoch ended."""
+GRACE_MS = 1500
+"""Sessions at an epoch's end are co-signed and told before its sums are opened."""
+CLOCK_SKEW_MS = 60_000
+PAUSE_S = 5.0
+"""Before an opening that failed is tried again; doubled each time."""
+LONGEST_PAUSE_S = 600.0
+
+
+def sums_length(of: DeploymentSet) -> int:
+    """Return the elements of one party's share of a set's sums."""
+    models = len(of.models)
+    return models if of.kind is StatementKind.LABELS else statistics_length(models, of.classes)
+
+
+def statement_of(opening: Opening, shares: Sequence[Buffer]) -> EpochStatement:
+    """Return the statement that the shares of all parties add up to.
+
+    Raises `MalformedMessage` when a sum is out of range, which honest shares never are.
+    """
+    of = opening.of
+    total = np.zeros(sums_length(of), dtype=np.int64)
+    for share in shares:
+        total += np.frombuffer(share, dtype="<i8")
+    sums = [int(value) for value in total]
+    models, classes = len(of.models), of.classes
+    statement = {
+        "federation": of.federation,
+        "kind": of.kind,
+        "epoch": opening.epoch,
+        "models": of.models,
+        "parties": of.parties,
+        "dealer": of.dealer,
+        "vote": of.vote,
+        "classes": classes,
+        "sessions": opening.sessions,
+        "samples": opening.samples,
+        "sigma_milli": of.sigma_milli,
+    }
+    if of.kind is StatementKind.LABELS:
+        return EpochStatement(**statement, correct=tuple(sums))  # type: ignore[arg-type]
+    joint = joint_length(models, classes)
+    ends = (joint, joint + models * classes, joint + models * classes + models)
+    return EpochStatement(
+        **statement,  # type: ignore[arg-type]
+        joint=tuple(sums[: ends[0]]),
+        counts=tuple(sums[ends[0] : ends[1]]),
+        agreement=tuple(sums[ends[1] : ends[2]]),
+        entropy=tuple(sums[ends[2] :]),
+    )
+
+
+def scaled(noise: Noise, of: DeploymentSet) -> Noise:
+    """Return noise for a set's sums: of counts as it is, of what stands at scale 2^16 at that scale."""
+    fixed = 0 if of.kind is StatementKind.LABELS else 2 * len(of.models)
+
+    def vector(length: int) -> list[int]:
+        drawn = noise(length)
+        return [*drawn[: length - fixed], *(value << SCALE_BITS for value in drawn[length - fixed :])]
+
+    return vector
+
+
+def _commitment(salt: bytes, share: Buffer) -> bytes:
+    return hashlib.sha256(b"finode/share\0" + salt + bytes(share)).digest()
+
+
+class Openings:
+    """Leads, joins and signs openings.
+
+    `receipt_of` gives the receipt of a session that the ledger has, `noise_of` noise of a deviation (thousandths).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        identity: Identity,
+        store: ContributionStore,
+        receipt_of: Callable[[bytes], Receipt | None],
+        filing: Filing,
+        noise_of: Callable[[int], Noise],
+        clock_ms: Callable[[], int],
+        config: Config,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._network = network
+        self._identity = identity
+        self._own = identity.peer_id
+        self._store = store
+        self._receipt_of = receipt_of
+        self._filing = filing
+        self._noise_of = noise_of
+        self._clock_ms = clock_ms
+        self._timeout_s = config.session.answer_timeout_s
+        self._log = log
+        self._later: dict[bytes, tuple[float, float]] = {}
+
+    # The first party
+
+    async def tend(self) -> None:
+        """Open what may be opened, until cancelled."""
+        while True:
+            await self.look()
+            self._store.prune(self._clock_ms())
+            await trio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Open, once each, what may be opened now of the sets that this node leads."""
+        for of in self._store.sets():
+            if of.parties[0] == self._own:
+                await self._look_at(of)
+
+    async def _look_at(self, of: DeploymentSet) -> None:
+        not_before, pause_s = self._later.get(of.key, (0.0, PAUSE_S))
+        if trio.current_time() < not_before or (opening := self._next(of)) is None:
+            return
+        try:
+            await self.lead(opening)
+            self._later.pop(of.key, None)
+        except FinodeError as error:
+            self._log.info("opening put off", epoch=opening.epoch, sessions=len(opening.sessions), why=error.message)
+            self._later[of.key] = (trio.current_time() + pause_s, min(2 * pause_s, LONGEST_PAUSE_S))
+
+    def _next(self, of: DeploymentSet) -> Opening | None:
+        """Return the opening that was begun, else one of all sessions of past epochs that the rules let open."""
+        if (begun := self._store.begun(of.key)) is not None:
+            return begun
+        epoch = (self._clock_ms() - GRACE_MS) // (1000 * of.epoch_s)
+        past = [part for part in self._store.waiting(of.key) if part.ended_ms // (1000 * of.epoch_s) < epoch]
+        known = [part for part in past if self._receipt_of(part.session) is not None]
+        if not (chosen := largest_opening(known, of.min_queries)):
+            return None
+        return Opening(
+            of=of,
+            epoch=epoch - 1,
+            sessions=tuple(sorted(part.session for part in chosen)),
+            samples=sum(part.count for part in chosen),
+        )
+
+    async def lead(self, opening: Opening) -> None:
+        """Open one opening with all other parties, have it signed and file the statement.
+
+        Raises `FinodeError`: `PeerRefused` when another party lacks a session, which this node then leaves out.
+        """
+        of = opening.of
+        others = of.parties[1:]
+        streams: dict[PeerId, Stream] = {}
+        try:
+            await together([partial(self._propose, peer, opening, streams) for peer in others])
+            salt = secrets.token_bytes(SALT_BYTES)
+            shares = {
+                self._own: self._store.give(opening, scaled(self._noise_of(of.sigma_milli), of), self._clock_ms())
+            }
+            commit = CommitShare(opening=opening.id, commitment=_commitment(salt, shares[self._own]))
+            size = 8 * sums_length(of)
+
+            async def exchange(peer: PeerId) -> None:
+                await streams[peer].send(commit)
+                shares[peer] = bytes(await streams[peer].receive_bulk(size, timeout_s=self._timeout_s))
+
+            await together([partial(exchange, peer) for peer in others])
+            ordered = [shares[peer] for peer in of.parties]
+            statement = statement_of(opening, ordered)
+            body = statement.encode()
+            signatures = [CoSignature(peer=self._own, signature=co_sign(self._identity, body, EpochStatement))]
+            show = OpenShares(opening=opening.id, salt=salt)
+
+            async def have_signed(peer: PeerId) -> None:
+                await streams[peer].send(show)
+                await streams[peer].send_bulk(b"".join(ordered))
+                signatures.append(await self._signature(streams[peer], statement, body))
+
+            await together([partial(have_signed, peer) for peer in others])
+            signatures.append(await self._ask_dealer(statement, body))
+        finally:
+            for stream in streams.values():
+                await stream.close()
+        signatures.sort(key=lambda one: one.peer)
+        await self._filing.file(SignedStatement(body=body, signatures=tuple(signatures)))
+        self._store.finish(opening)
+        self._log.info("sums opened", epoch=opening.epoch, sessions=len(opening.sessions), samples=opening.samples)
+
+    async def _propose(self, peer: PeerId, opening: Opening, streams: dict[PeerId, Stream]) -> None:
+        stream = streams[peer] = await self._network.open(peer, PROTOCOL, timeout_s=self._timeout_s)
+        await stream.send(ProposeOpening(opening=opening))
+        reply = await stream.receive(OpeningReady, Failed, timeout_s=self._timeout_s)
+        if isinstance(reply, Failed):
+            raise PeerRefused(f"{peer} does not open these sums: {reply.verdict.detail}", peer=peer, reason="refused")
+        if not isinstance(reply, OpeningReady) or reply.opening != opening.id:
+            raise RemoteProtocolError(f"{peer} answered about another opening", peer=peer)
+        if reply.lacking:
+            if not self._store.gave(opening):
+                self._store.leave_out(opening.of.key, reply.lacking)
+            raise PeerRefused(f"{peer} lacks {len(reply.lacking)} of the sessions", peer=peer, reason="not-here")
+
+    async def _signature(self, stream: Stream, statement: EpochStatement, body: bytes) -> CoSignature:
+        reply = await stream.receive(StatementSigned, OpeningReady, Failed, timeout_s=self._timeout_s)
+        if isinstance(reply, Failed):
+            raise PeerRefused(
+                f"{stream.peer} does not sign the sums: {reply.verdict.detail}", peer=stream.peer, reason="refused"
+            )
+        if isinstance(reply, OpeningReady):
+            raise PeerRefused(
+                f"{stream.peer} has no receipt of {len(reply.lacking)} of the sessions yet",
+                peer=stream.peer,
+                reason="not-here",
+            )
+        if not isinstance(reply, StatementSigned) or reply.statement != statement.id:
+            raise RemoteProtocolError(f"{stream.peer} signed another statement", peer=stream.peer)
+        check_co_signature(body, EpochStatement, stream.peer, reply.signature)
+        return CoSignature(peer=stream.peer, signature=reply.signature)
+
+    async def _ask_dealer(self, statement: EpochStatement, body: bytes) -> CoSignature:
+        stream = await self._network.open(statement.dealer, PROTOCOL, timeout_s=self._timeout_s)
+        try:
+            await stream.send(SignStatement(statement=statement))
+            return await self._signature(stream, statement, body)
+        finally:
+            await stream.close()
+
+    # The other members
+
+    async def join(self, stream: Stream, opening: Opening) -> None:
+        """Take part in an opening that the first party of its set leads."""
+        of = opening.of
+        if stream.peer != of.parties[0] or self._own not in of.parties[1:]:
+            raise RemoteProtocolError(f"{stream.peer} proposes an opening that is not its to lead", peer=stream.peer)
+        lacking = self._store.lacking(opening)
+        if not lacking and not self._store.gave(opening) and (why := self._objection(opening)):
+            await self._refuse(stream, opening.id, why)
+            return
+        await stream.send(OpeningReady(opening=opening.id, lacking=lacking))
+        if lacking:
+            return
+        commit = await stream.receive(CommitShare, timeout_s=self._timeout_s)
+        share = self._store.give(opening, scaled(self._noise_of(of.sigma_milli), of), self._clock_ms())
+        await stream.send_bulk(share)
+        shown = await stream.receive(OpenShares, timeout_s=self._timeout_s)
+        if commit.opening != opening.id or shown.opening != opening.id:
+            raise RemoteProtocolError("the first party speaks of another opening", peer=stream.peer)
+        size = 8 * sums_length(of)
+        together_shown = await stream.receive_bulk(size * len(of.parties), timeout_s=self._timeout_s)
+        shares = [bytes(together_shown[i * size : (i + 1) * size]) for i in range(len(of.parties))]
+        if shares[of.parties.index(self._own)] != share or _commitment(shown.salt, shares[0]) != commit.commitment:
+            raise RemoteProtocolError("the first party shows other shares than were given", peer=stream.peer)
+        await self._sign(stream, statement_of(opening, shares))
+
+    def _objection(self, opening: Opening) -> str:
+        """Return which rule the opening of sessions that are all here would break."""
+        of, parts = opening.of, self._store.parts(opening)
+        if sum(part.count for part in parts) != opening.samples:
+            return "the number of inputs is not what this party counted"
+        if not may_open(parts, of.min_queries):
+            return "too few inputs or sessions, or one querier asked more than half of them"
+        over = (self._clock_ms() + CLOCK_SKEW_MS) // (1000 * of.epoch_s)
+        if opening.epoch >= over or any(part.ended_ms // (1000 * of.epoch_s) > opening.epoch for part in parts):
+            return "its epoch is not over"
+        return ""
+
+    async def vouch(self, stream: Stream, statement: EpochStatement) -> None:
+        """Sign, as the dealer, what the first party of the statement opened, if the receipts say the same."""
+        if stream.peer != statement.parties[0] or self._own != statement.dealer:
+            raise RemoteProtocolError(f"{stream.peer} asks for a signature that is not ours to give", peer=stream.peer)
+        receipts = {session: self._receipt_of(session) for session in statement.sessions}
+        if lacking := tuple(session for session, receipt in receipts.items() if receipt is None):
+            await stream.send(OpeningReady(opening=statement.id, lacking=lacking))
+            return
+        found = [receipt for receipt in receipts.values() if receipt is not None]
+        stated = (statement.parties, statement.dealer, statement.models, statement.vote)
+        if any((one.parties, one.dealer, one.models, one.vote) != stated for one in found):
+            await self._refuse(stream, statement.id, "a session was run by others, or on other models")
+            return
+        count = sum(one.count for one in found)
+        exact = statement.kind is StatementKind.AGREEMENT
+        if count < statement.samples or (exact and count != statement.samples):
+            await self._refuse(stream, statement.id, "the receipts state another number of inputs")
+            return
+        await self._sign(stream, statement)
+
+    async def _sign(self, stream: Stream, statement: EpochStatement) -> None:
+        if why := contradiction_in(statement):
+            await self._refuse(stream, statement.id, why)
+            return
+        signature = co_sign(self._identity, statement.encode(), EpochStatement)
+        await stream.send(StatementSigned(statement=statement.id, signature=signature))
+
+    async def _refuse(self, stream: Stream, subject: bytes, why: str) -> None:
+        self._log.warning("epoch statement refused", peer=stream.peer, why=why)
+        await stream.send(
+            Failed(subject=subject, verdict=Verdict(culprit=stream.peer, round=-1, fault=Fault.PROTOCOL, detail=why))
+        )
