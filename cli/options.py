@@ -14,6 +14,7 @@ home_option = click.option(
     help="The node's directory; ~/.finode if none is given.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with full ids.")
+epoch_option = click.option("--epoch", type=click.IntRange(min=0), metavar="N", help="Of this epoch only.")
 
 
 def resolved(home: Path | None) -> Path:

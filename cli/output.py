@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 SHORT = 8
 """Characters of a short id: the last ones of a peer id (all begin alike), the first ones of a hash."""
 
+_CREDIT_DECIMALS = 6
+"""A credit is a million micro-credits."""
+
 
 def print_json(value: object) -> None:
     """Print a value (dataclasses too) as indented JSON."""
@@ -103,3 +106,29 @@ def seconds_text(seconds: float) -> str:
 def time_text(when: float) -> str:
     """Return a UTC time in this machine's zone."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+
+
+def credits_text(micro_credits: int, decimals: int | None = None) -> str:
+    """Return an amount in credits: exactly, or rounded half away from zero to so many decimals."""
+    shown = _CREDIT_DECIMALS if decimals is None else decimals
+    scale = 10 ** (_CREDIT_DECIMALS - shown)
+    whole, rest = divmod((abs(micro_credits) + scale // 2) // scale, 10**shown)
+    sign = "-" if micro_credits < 0 and (whole or rest) else ""
+    text = f"{sign}{whole:,}.{rest:0{shown}}" if shown else f"{sign}{whole:,}"
+    return text.rstrip("0").rstrip(".") if decimals is None else text
+
+
+def credits_decimals(amounts: Iterable[int], characters: int) -> int:
+    """Return how many decimals all of these amounts can be shown with in so many characters; 0 if with none."""
+    amounts = list(amounts)
+    for decimals in range(_CREDIT_DECIMALS, 0, -1):
+        if all(len(credits_text(amount, decimals)) <= characters for amount in amounts):
+            return decimals
+    return 0
+
+
+def range_text(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as a range and how many they are."""
+    if len(numbers) < 2:
+        return str(numbers[0]) if numbers else "none"
+    return f"{numbers[0]} to {numbers[-1]}, {len(numbers)} of them with receipts"

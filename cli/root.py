@@ -29,6 +29,9 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "query": (".query", "query", "Ask a service about an input, privately."),
     "status": (".views", "status", "Say what the node is and does."),
     "ps": (".views", "ps", "List the sessions that run on the node."),
+    "receipts": (".receipts", "receipts", "List, show, verify and export receipts."),
+    "rewards": (".rewards", "rewards", "Show who paid and earned what, and why."),
+    "feedback": (".feedback", "feedback", "Share the true labels of a session you asked."),
     "bench": ("finode.testnet.bench.commands", "bench", "Measure private queries over emulated links."),
     "testnet": ("finode.testnet.commands", "testnet", "Run a federation of several nodes on this machine."),
 }

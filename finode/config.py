@@ -129,6 +129,9 @@ class NetworkSection(Section):
     )
     record_interval_s: float = Field(default=30.0, gt=0, le=600, description="pause between our directory records")
     record_lifetime_s: float = Field(default=120.0, gt=0, le=3600, description="expiry of a directory record")
+    sync_interval_s: float = Field(
+        default=30.0, gt=0, le=3600, description="pause between comparisons of the ledger with each peer"
+    )
 
     @field_validator("bootstrap", "dial_through")
     @classmethod

@@ -6,6 +6,7 @@
     |  '- IdentityError                 the key file is missing, unreadable or not a key
     |- InputError                       what the person asked cannot be done: shape, type, NaN, file
     |  |- UnknownService                no such service in the directory
+    |  |- UnknownRecord                 no such receipt, session or organization in the ledger
     |  |- ModelError                    a model file is corrupt or does not fit its service
     |  |  '- UnsupportedOperator        an ONNX operator that no engine here runs
     |  '- RangeExceeded                 a value does not fit the fixed-point range
@@ -77,6 +78,10 @@ class InputError(FinodeError):
 
 class UnknownService(InputError):
     """No service of that name is offered in the federation."""
+
+
+class UnknownRecord(InputError):
+    """The ledger has no such receipt, or nothing of that organization."""
 
 
 class ModelError(InputError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
@@ -32,6 +33,8 @@ def peer_id_of(public_key: bytes) -> PeerId:
     return PeerId(base58.b58encode(_PREFIX + public_key).decode())
 
 
+# A receipt names each member several times, and taking base58 apart costs as much as a tenth of a signature check.
+@lru_cache(maxsize=4096)
 def public_key_of(peer_id: str) -> bytes:
     """Return the raw 32-byte Ed25519 public key inside a peer id.
 

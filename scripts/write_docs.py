@@ -39,6 +39,7 @@ from finode.wire import (
     message,
     preprocessing,
     receipts,
+    reconciliation,
     session,
     shares,
     signed,
@@ -58,6 +59,7 @@ WIRE: tuple[ModuleType, ...] = (
     session,
     receipts,
     cosigning,
+    reconciliation,
     contribution,
 )
 _BLOCK = re.compile(r"(<!-- generated: (?P<name>[\w./-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -88,6 +90,7 @@ REASONS: Mapping[RefusalReason, str] = {
     RefusalReason.QUOTA_USED: "the committee's `quota` is used up",
     RefusalReason.OTHER_REWARDS: "a rule of the terms' `rewards` is not the member's `[federation]` setting",
     RefusalReason.NO_CREDIT: "the terms could bring the querier's balance below the federation's `credit_limit`",
+    RefusalReason.CONDEMNED: "a member or the querier signed two receipts, or statements, that contradict each other",
 }
 
 

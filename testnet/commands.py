@@ -1,4 +1,4 @@
-"""`finode testnet up | down | demo`.
+"""`finode testnet up | down | demo | fairness`.
 
 What they need is imported when they run, so that `finode --help` stays quick.
 """
@@ -100,6 +100,40 @@ def demo(seed: int, vote: DemoVote, link: str, as_json: bool) -> None:
     sys.exit(run_async(partial(_demo, seed, vote, links, as_json), interrupted=INTERRUPTED))
 
 
+@testnet.command()
+@click.option("--seeds", type=click.IntRange(1, 1000), default=10, show_default=True, help="Federations at each skew.")
+@click.option(
+    "--alpha",
+    "alphas",
+    type=click.FloatRange(0, min_open=True),
+    multiple=True,
+    default=(0.1, 0.3, 0.5, 1.0),
+    show_default=True,
+    help="Of the Dirichlet split: the smaller, the more uneven; may be given again.",
+)
+@click.option("--attacks", is_flag=True, help="Also measure what owners that cheat would earn.")
+@click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
+def fairness(seeds: int, alphas: tuple[float, ...], attacks: bool, as_json: bool) -> None:
+    """Compare the reward schemes: does pay follow accuracy?
+
+    Trains five models on uneven parts of scikit-learn's digits, for several seeds and degrees of skew, and pays them
+    by what every scheme sees. It starts no daemon.
+    """
+    from rich.console import Console
+
+    from finode.testnet.fairness import measure
+    from finode.testnet.fairness_report import print_attacks, print_fairness, to_json
+    from finode.testnet.report import open_screen
+
+    with open_screen(Console(stderr=True)) as screen:
+        rows, gains = measure(seeds, alphas=alphas, with_attacks=attacks, on_progress=partial(screen.step, "train"))
+    if as_json:
+        click.echo(to_json(rows, gains))
+        return
+    print_fairness(Console(), rows, seeds)
+    print_attacks(Console(), gains)
+
+
 def _links(value: str, topology: Topology) -> LinkTable | None:
     from finode.testnet.links import load_links
 
@@ -187,6 +221,8 @@ async def _demo(seed: int, vote: DemoVote, links: LinkTable | None, as_json: boo
                 f"the private answer is not the plaintext one: {describe_agreement(asked.agreement)}",
                 hint=f"this is a bug of finode; it comes again with --seed {seed}",
             )
+    if not result.settlement.holds:
+        raise FinodeError("the books of the nodes differ, or do not add up", hint="this is a bug of finode")
     return 0
 
 

@@ -5,6 +5,7 @@
 3. The sixth asks for 32 digits that nobody trained on, in one batch, and again on the committee that is now there.
 4. The answers are compared with the plaintext vote, which only a demo can compute: here all models lie on one
    machine.
+5. When the epoch is over, the receipts and balances of all nodes are compared, and those of a seventh that starts then.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ from finode.testnet.digits import CLASSES, INPUT_SHAPE, DigitsFederation, prepar
 from finode.testnet.homes import register_model
 from finode.testnet.links import LinkTable
 from finode.testnet.network import POLL_S, Network, NodeState, describe_exit, first_error, log_hint, start
-from finode.testnet.topology import ModelFile, Topology, default_topology
+from finode.testnet.settlement import Settlement, settle
+from finode.testnet.topology import ModelFile, NodeSpec, Topology, default_topology
 
 DemoVote = Literal["soft", "prior"]
 SERVICE = "digits"
 QUESTIONS = 32
+EPOCH_S = 4
+"""Of the demo's federation. A real one takes a day; nobody waits so long for a demo."""
+LATE = NodeSpec(name="registry", organization="Regional Registry", roles=(Role.QUERIER,))
+"""The node that starts when all is over."""
 NEAR_TIE = 0.004
 """Plaintext probabilities of the two best classes nearer than this may come out in either order."""
 LARGEST_DIFFERENCE = 0.002
@@ -80,11 +86,12 @@ class DemoResult:
     owners: tuple[str, ...]
     federation: DigitsFederation = field(repr=False)
     queries: tuple[Asked, ...]
+    settlement: Settlement
     seconds: dict[str, float]
 
     @property
     def holds(self) -> bool:
-        return all(asked.agreement.holds for asked in self.queries)
+        return all(asked.agreement.holds for asked in self.queries) and self.settlement.holds
 
 
 def compare(plaintext: Floats, labels: Integers, private: Floats, private_labels: Integers) -> Agreement:
@@ -113,7 +120,7 @@ async def run_demo(
     watch = _Stopwatch()
     topology = demo_topology()
     owners = tuple(node.organization for node in topology.with_role(Role.OWNER))
-    network = await start(topology, directory, links=links)
+    network = await start(topology, directory, links=links, later=frozenset({LATE.name}))
     try:
         async with first_error(), trio.open_nursery() as nursery:
             nursery.start_soon(network.watch, _fail_on_exit)
@@ -123,10 +130,14 @@ async def run_demo(
             watch.lap("registration")
             queries = await _ask_twice(network, federation, vote, screen)
             watch.lap("queries")
+            settlement = await settle(network, LATE.name, len(queries), partial(screen.step, "settlement"))
+            watch.lap("settlement")
             nursery.cancel_scope.cancel()
     finally:
         await network.stop()
-    return DemoResult(seed=seed, owners=owners, federation=federation, queries=queries, seconds=watch.laps)
+    return DemoResult(
+        seed=seed, owners=owners, federation=federation, queries=queries, settlement=settlement, seconds=watch.laps
+    )
 
 
 async def _start_and_train(
@@ -214,9 +225,15 @@ async def _ask(client: Client, federation: DigitsFederation, phase: str, vote: D
 def demo_topology() -> Topology:
     """Return the default topology, but its querier wants all models or no answer, so that there is one to compare."""
     topology = default_topology()
-    settings = {"querier": {"min_models": len(topology.with_role(Role.OWNER))}}
-    nodes = (replace(node, settings=settings) if Role.QUERIER in node.roles else node for node in topology.nodes)
-    return replace(topology, nodes=tuple(nodes))
+    federation = {"federation": {"epoch_s": EPOCH_S}}
+    querier = {"querier": {"min_models": len(topology.with_role(Role.OWNER))}}
+    return replace(
+        topology,
+        nodes=tuple(
+            replace(node, settings={**federation, **(querier if Role.QUERIER in node.roles else {})})
+            for node in (*topology.nodes, LATE)
+        ),
+    )
 
 
 def _querier(network: Network) -> NodeState:

@@ -43,6 +43,8 @@ _BATCH = 64
 _LEARNING_RATE = 0.01
 # Keeps the logits, and so the fixed-point range, small; it costs no accuracy on data like these.
 _WEIGHT_DECAY = 1e-3
+_MLP = 2
+"""The plain MLP among the architectures: where owners are compared, only their data should differ."""
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -198,6 +200,32 @@ def split(labels: Integers, *, owners: int, alpha: float, seed: int) -> tuple[In
         f"{len(labels)} samples do not split over {owners} owners with alpha = {alpha} so that each has {MIN_SAMPLES}",
         hint="take fewer owners or a larger alpha",
     )
+
+
+def answers(*, owners: int, alpha: float, seed: int, queries: int) -> tuple[Floats, Integers]:
+    """Train an MLP for each owner of a split and return their answers to `queries` images that no owner has.
+
+    Returns the probabilities (owners, queries, 10) and the true labels (queries,). Raises as `prepare`.
+    """
+    import torch
+
+    images, labels = load_images()
+    order = np.random.default_rng([seed, 0]).permutation(len(images))
+    asked, train = order[:queries], order[queries:]
+    given: list[Floats] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for index, part in enumerate(split(labels[train], owners=owners, alpha=alpha, seed=seed)):
+            own = train[part]
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(seed * 1009 + index)
+                module = _architecture(_MLP)[1]
+                train_classifier(module, images[own], labels[own])
+            given.append(_probabilities(module, images[asked]))
+    finally:
+        torch.set_num_threads(threads)
+    return np.stack(given), labels[asked]
 
 
 def load_images() -> tuple[Floats, Integers]:

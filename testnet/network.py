@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -72,10 +73,17 @@ class _Child:
 class Network:
     """The daemons of one testnet, children of this process. `start` makes it, `stop` or `detach` ends it."""
 
-    def __init__(self, directory: Path, children: Sequence[_Child], emulation: Emulation | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        children: Sequence[_Child],
+        emulation: Emulation | None = None,
+        later: Mapping[str, Callable[[], _Child]] | None = None,
+    ) -> None:
         self.directory = directory
         self.emulation = emulation
         self._children = tuple(children)
+        self._later = dict(later or {})
 
     @property
     def nodes(self) -> tuple[NodeState, ...]:
@@ -84,6 +92,16 @@ class Network:
     def with_role(self, role: Role) -> tuple[NodeState, ...]:
         """Return the nodes that have `role`, in the topology's order."""
         return tuple(node for node in self.nodes if role in node.roles)
+
+    def start_later(self, name: str) -> NodeState:
+        """Start a node that `start` left out; raise `ConfigError` if there is none of that name."""
+        if (begin := self._later.pop(name, None)) is None:
+            raise ConfigError(f"no node of this testnet waits to be started as {name!r}")
+        child = begin()
+        self._children = (*self._children, child)
+        relay = self.emulation.process if self.emulation else None
+        _write_state(self.directory, NetworkState(nodes=self.nodes, relay=relay))
+        return child.state
 
     async def wait_ready(self, on_ready: Callable[[NodeState], None], *, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until every daemon is ready and has every other's record; `on_ready` is told of each.
@@ -153,11 +171,17 @@ class Network:
 
 
 async def start(
-    topology: Topology, directory: Path, *, command: Sequence[str] = START_COMMAND, links: LinkTable | None = None
+    topology: Topology,
+    directory: Path,
+    *,
+    command: Sequence[str] = START_COMMAND,
+    links: LinkTable | None = None,
+    later: frozenset[str] = frozenset(),
 ) -> Network:
     """Make the homes, register the topology's models and start a daemon on each home; `command` gets `--home HOME`.
 
-    With `links` the nodes reach each other over emulated ones (`emulation`).
+    With `links` the nodes reach each other over emulated ones (`emulation`). The nodes named in `later` have homes and
+    are on all rosters, and are started by `Network.start_later`.
 
     Raises `ConfigError` if a testnet runs in `directory` already or a file is wrong; none of the daemons is left then.
     """
@@ -175,15 +199,22 @@ async def start(
             emulation = await start_emulation(homes, links, directory, topology.federation)
             _write_state(directory, NetworkState(nodes=(), relay=emulation.process))
         for home in homes:
-            popen = processes.start([*command, "--home", str(home.path)], log_path=home.path / LOG_NAME)
-            children.append(_Child(_state(home, popen.pid), popen))
+            if home.spec.name in later:
+                continue
+            children.append(_begin(home, command))
             # After each, so that none is lost if this process is killed now.
             nodes = tuple(child.state for child in children)
             _write_state(directory, NetworkState(nodes=nodes, relay=emulation.process if emulation else None))
     except BaseException:
         await Network(directory, children, emulation).stop()
         raise
-    return Network(directory, children, emulation)
+    waiting = {home.spec.name: partial(_begin, home, command) for home in homes if home.spec.name in later}
+    return Network(directory, children, emulation, waiting)
+
+
+def _begin(home: NodeHome, command: Sequence[str]) -> _Child:
+    popen = processes.start([*command, "--home", str(home.path)], log_path=home.path / LOG_NAME)
+    return _Child(_state(home, popen.pid), popen)
 
 
 async def stop_detached(directory: Path) -> tuple[tuple[NodeState, ...], tuple[NodeState, ...]]:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from finode.testnet.demo import LARGEST_DIFFERENCE, Agreement, Asked, DemoResult, Screen
 from finode.testnet.network import NodeState
+from finode.testnet.settlement import Books, Settlement
 
 
 class PlainScreen:
@@ -141,8 +142,73 @@ def print_demo(console: Console, result: DemoResult) -> None:
             for name, asked in zip(("first query", _second_name(result)), result.queries, strict=True)
         ],
     )
+    print_settlement(console, result.settlement)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
     console.print(f"\nThe whole demo: {stages}.", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_settlement(console: Console, settlement: Settlement) -> None:
+    """Print the receipts on every node, whether all books are equal, and why each organization earned what it did."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    print_table(
+        console,
+        "Receipts, which all members of a session signed",
+        ("receipt", "inputs", "outcome", "signed by", "withheld", "price"),
+        [
+            (
+                receipt.id[:16],
+                str(receipt.count),
+                receipt.outcome,
+                str(len(receipt.signers)),
+                str(len(receipt.withheld)),
+                _credits(receipt.price),
+            )
+            for receipt in settlement.receipts
+        ],
+    )
+    print_table(
+        console,
+        "The books of every node, worked out by each alone",
+        ("node", "organization", "receipts", "statements", "hash of all balances"),
+        [_books_row(books) for books in settlement.books],
+    )
+    say("  balances are equal on every node" if settlement.equal else "  BALANCES DIFFER between the nodes")
+    late = settlement.late
+    same = "has the same books" if settlement.late_equal else f"has OTHER books: {late.receipts} receipts"
+    say(f"  {late.organization}, started only now, {same} after {settlement.late_s:.1f} s")
+    print_table(
+        console,
+        "Who paid and who earned, in credits",
+        ("organization", "balance", "paid", "as owner", "as party", "as dealer"),
+        [
+            (
+                balance.organization,
+                *map(_credits, (balance.balance, -balance.paid, balance.as_owner, balance.as_party, balance.as_dealer)),
+            )
+            for balance in settlement.balances
+        ],
+    )
+    rewards = settlement.rewards
+    out = f"{_credits(rewards.paid_out)} paid out + {_credits(rewards.pending)} pending"
+    say(f"  {_credits(rewards.paid_in)} paid in = {out}")
+    say("\nWhy")
+    for organization, reasons in settlement.reasons.items():
+        for reason in reasons:
+            say(f"  {organization}: {_credits(reason.amount)} as {reason.role}, {reason.why}")
+
+
+def _books_row(books: Books) -> tuple[str, ...]:
+    return (books.node, books.organization, str(books.receipts), str(books.statements), books.digest[:16])
+
+
+def _credits(amount: int) -> str:
+    """Return micro-credits as credits, to the last digit."""
+    sign = "-" if amount < 0 else ""
+    whole, rest = divmod(abs(amount), 1_000_000)
+    return f"{sign}{whole}.{rest:06}"
 
 
 def demo_json(result: DemoResult) -> dict[str, Any]:
@@ -180,6 +246,17 @@ def demo_json(result: DemoResult) -> dict[str, Any]:
             }
             for asked in result.queries
         ],
+        "settlement": {
+            "equal": result.settlement.equal,
+            "books": [msgspec.to_builtins(books) for books in result.settlement.books],
+            "late": {**msgspec.to_builtins(result.settlement.late), "seconds": result.settlement.late_s},
+            "rewards": msgspec.to_builtins(result.settlement.rewards),
+            "receipts": [msgspec.to_builtins(receipt) for receipt in result.settlement.receipts],
+            "reasons": {
+                name: [msgspec.to_builtins(reason) for reason in reasons]
+                for name, reasons in result.settlement.reasons.items()
+            },
+        },
         "seconds": result.seconds,
     }
 

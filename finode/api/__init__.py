@@ -4,6 +4,7 @@ app.py              puts the application together
 guard.py            who may ask: host, origin, bearer token; the edge where an unexpected exception ends
 inference.py        /v2: what any inference client speaks
 administration.py   /finode/v1: status, peers, services, models, sessions, and queries with progress
+ledger.py           /finode/v1: receipts, rewards, and labels that come later
 inputs.py           request bodies and tensors, checked
 asking.py           one query for one request: progress as lines, cancelled when the client goes away
 errors.py           which status an error has, and its body

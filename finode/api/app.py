@@ -13,6 +13,7 @@ from finode.api.administration import administration_routes
 from finode.api.errors import body_of, status_of
 from finode.api.guard import Guard
 from finode.api.inference import inference_routes
+from finode.api.ledger import ledger_routes
 from finode.errors import FinodeError, LocalError
 from finode.node.interface import NodeService
 
@@ -27,6 +28,7 @@ def build_app(service: NodeService, *, token: str, max_body_bytes: int, log: Fil
     app = FastAPI(title="finode", version=finode.__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(inference_routes(service, max_body_bytes=max_body_bytes))
     app.include_router(administration_routes(service, max_body_bytes=max_body_bytes, log=log))
+    app.include_router(ledger_routes(service, max_body_bytes=max_body_bytes))
     app.add_middleware(Guard, token=token, log=log)
 
     async def finode_error(request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from finode.errors import (
     SessionAborted,
     SessionCancelled,
     StorageFull,
+    UnknownRecord,
     UnknownService,
 )
 
@@ -27,6 +28,7 @@ INTERNAL: Final = "internal error, see the daemon's log"
 # The first that fits counts, so a subclass stands before its base.
 _STATUS: Final[tuple[tuple[type[FinodeError], int], ...]] = (
     (UnknownService, 404),
+    (UnknownRecord, 404),
     (InputError, 400),
     (MessageTooLarge, 413),
     (ConfigError, 409),  # a file of the home is wrong: a conflict that the person resolves, not a fault of the daemon

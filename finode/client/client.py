@@ -12,7 +12,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -28,12 +29,24 @@ from finode.errors import (
     ConfigError,
     DaemonUnavailable,
     FinodeError,
+    InputError,
     PeerRefused,
     RemoteError,
     SessionAborted,
     error_class,
 )
-from finode.node.interface import ModelView, PeerView, QueryAnswer, ServiceView, SessionView, StatusView
+from finode.node.interface import (
+    ExplanationView,
+    FeedbackView,
+    ModelView,
+    PeerView,
+    QueryAnswer,
+    ReceiptView,
+    RewardsView,
+    ServiceView,
+    SessionView,
+    StatusView,
+)
 
 CONNECT_TIMEOUT_S: Final = 5.0
 SILENCE_TIMEOUT_S: Final = 20.0  # the daemon says something every 5 s while a query runs
@@ -179,6 +192,48 @@ class Client:
         """Have the daemon read its roster and its model registry again."""
         await self._request("POST", "/finode/v1/reload")
 
+    async def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
+        """Return receipts of the node's ledger, the latest first: of one epoch or of all, at most `limit` (1000)."""
+        query = {"epoch": epoch, "limit": limit}
+        found = await self._request("GET", "/finode/v1/receipts", query=query)
+        return convert(found.get("receipts"), tuple[ReceiptView, ...])
+
+    async def receipt(self, id: str) -> ReceiptView:
+        """Return one receipt by its id or its session, or the first digits of either.
+
+        Raises `UnknownRecord` if there is none, `InputError` if there are several or these are no digits of an id.
+        """
+        if not re.fullmatch("[0-9a-fA-F]{1,64}", id):
+            raise InputError(f"{id!r} is no id of a receipt or a session", hint="an id is hexadecimal digits")
+        return convert(await self._request("GET", f"/finode/v1/receipts/{id.lower()}"), ReceiptView)
+
+    async def export_receipts(self, epoch: int | None = None) -> bytes:
+        """Return the ledger's records, of one epoch or all, as a file that `finode receipts verify` reads."""
+        response = await self._send("GET", "/finode/v1/receipts/export", query={"epoch": epoch})
+        if not response.is_success:
+            raise self._refused(response)
+        return response.content
+
+    async def rewards(self, epoch: int | None = None) -> RewardsView:
+        """Return what every organization paid and earned, in one epoch or in all, in micro-credits."""
+        return convert(await self._request("GET", "/finode/v1/rewards", query={"epoch": epoch}), RewardsView)
+
+    async def explain(self, organization: str, epoch: int | None = None) -> ExplanationView:
+        """Return why an organization (or a peer) has its balance: every amount, with the receipt that it comes from.
+
+        Raises `UnknownRecord` for one that neither paid nor earned anything.
+        """
+        path = f"/finode/v1/rewards/{quote(organization, safe='')}"
+        return convert(await self._request("GET", path, query={"epoch": epoch}), ExplanationView)
+
+    async def feedback(self, session: str, labels: Iterable[int]) -> FeedbackView:
+        """Share the true labels (indices of classes, -1 for an input without one) of a session that this node asked.
+
+        Raises `InputError` or `PeerRefused` if the session is unknown, or its votes are not kept any more.
+        """
+        body = {"session": session, "labels": [int(label) for label in labels]}
+        return convert(await self._request("POST", "/finode/v1/feedback", body=body), FeedbackView)
+
     async def ready(self) -> bool:
         """Whether the daemon answers, listens and has warm workers. Never raises for a daemon that is down."""
         try:
@@ -187,14 +242,33 @@ class Client:
             return False
         return response.status_code == 200
 
-    async def _request(self, method: str, path: str, *, allow_missing: bool = False) -> dict[str, Any]:
-        try:
-            response = await self._http.request(method, path)
-        except httpx.HTTPError as error:
-            raise self._unavailable(error) from None
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, int | None] | None = None,
+        body: dict[str, Any] | None = None,
+        allow_missing: bool = False,
+    ) -> dict[str, Any]:
+        response = await self._send(method, path, query=query, body=body)
         if response.is_success or (allow_missing and response.status_code == 404):
             return self._object(response.content)
         raise self._refused(response)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, int | None] | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> httpx.Response:
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        try:
+            return await self._http.request(method, path, params=given, json=body)
+        except httpx.HTTPError as error:
+            raise self._unavailable(error) from None
 
     async def _lines(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)

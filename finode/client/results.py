@@ -1,6 +1,6 @@
 """What a client gets back: frozen and typed, arrays as numpy arrays.
 
-`StatusView`, `PeerView`, `ServiceView`, `ModelView` and `SessionView` are those of `finode.node.interface`.
+The views of the node and of its ledger (`StatusView`, `ReceiptView` and others) are those of `finode.node.interface`.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ _OF_ONE_MODEL = frozenset(
     }
 )
 _OF_ONE_ROLE = frozenset({RefusalReason.ROLE_NOT_OFFERED, RefusalReason.PRICE_TOO_LOW, RefusalReason.STORAGE_FULL})
-_ABOUT_ANOTHER = frozenset({RefusalReason.NOT_ON_ROSTER, RefusalReason.SAME_ORGANIZATION})
+_ABOUT_ANOTHER = frozenset({RefusalReason.NOT_ON_ROSTER, RefusalReason.SAME_ORGANIZATION, RefusalReason.CONDEMNED})
 _ROLE_OF_WISH = {RefusalReason.PARTY_NOT_ALLOWED: Role.PARTY, RefusalReason.DEALER_NOT_ALLOWED: Role.DEALER}
 
 

@@ -31,8 +31,9 @@ class MemberView:
     """What a member knows when terms reach it.
 
     `organization_of` gives "" for a peer that is not known; it is not asked about the member itself. `in_use` counts
-    the sessions that run here now, `holds` the deployments whose shares are kept. `rewards` are the federation's rules
-    as this node's settings have them (None: any), `credit_of` gives a peer's organization's balance in micro-credits.
+    the sessions that run here now, `holds` the deployments whose shares are kept. `rewards` are the federation's
+    rules as this node's settings have them (None: any), `condemned` the peers against whom there is a proof,
+    `credit_of` gives a peer's organization's balance in micro-credits.
     """
 
     peer: PeerId
@@ -41,6 +42,7 @@ class MemberView:
     roles: frozenset[Role]
     organization_of: Callable[[PeerId], str]
     accepts: Callable[[PeerId], bool]
+    condemned: frozenset[PeerId] = frozenset()
     engines: tuple[str, ...] = ("native",)
     capacity: int = 4
     in_use: int = 0
@@ -120,6 +122,8 @@ def _roster_objection(terms: Terms, view: MemberView) -> Objection | None:
         known = peer == view.peer or view.accepts(peer)
         if not known or not organization_key(view.organization_here(peer)):
             return Objection(RefusalReason.NOT_ON_ROSTER, peer, "not on this node's roster with an organization")
+        if peer in view.condemned:
+            return Objection(RefusalReason.CONDEMNED, peer, "it signed two bodies that contradict each other")
     shared = shared_organization(terms, view.organization_here)
     return None if shared is None else Objection(RefusalReason.SAME_ORGANIZATION, *shared)
 

@@ -3,6 +3,9 @@
 A `SignedReceipt` is bytes that came from somewhere. `verify_receipt` gives a `VerifiedReceipt`: its body is canonical,
 its order is the querier's, every signature in it is a signer's and over this body. Only verified records reach the
 ledger. A signature that lacks is no error: `withheld` names who did not give it.
+
+An `Equivocation` is verified on its own: its two bodies and its signer's signatures are all that it takes, so it
+convinces a node that has neither of the two records.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from typing import TypeVar
 from finode.errors import BadSignature
 from finode.identity import PeerId
 from finode.wire import canonical
+from finode.wire.committee import ModelTerm, deployment_id
 from finode.wire.message import Message, check
 from finode.wire.receipts import (
     CoSignature,
     Deployment,
     EpochStatement,
+    Equivocation,
     Order,
     Receipt,
     ReceiptId,
@@ -59,6 +64,18 @@ class VerifiedDeployment:
     signed: Signed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedEquivocation:
+    """A proof that `signer` signed two bodies that contradict each other. Made by `verify_equivocation` alone."""
+
+    signer: PeerId
+    signed: Equivocation
+
+
+Verified = VerifiedReceipt | VerifiedStatement | VerifiedDeployment | VerifiedEquivocation
+"""What the ledger keeps. `signed` is the record as it travels."""
+
+
 def verify_receipt(signed: SignedReceipt) -> VerifiedReceipt:
     """Check a receipt, its order and its signatures.
 
@@ -86,11 +103,40 @@ def verify_statement(signed: SignedStatement) -> VerifiedStatement:
 
 
 def verify_deployment(signed: Signed) -> VerifiedDeployment:
-    """Check that an owner signed a deployment. Raises as `verify_receipt`."""
+    """Check that an owner signed a deployment, and that its id is that of what it says. Raises as `verify_receipt`."""
     deployment = open_signed(signed, Deployment)
     if signed.signer != deployment.owner:
         raise BadSignature(f"signed by {signed.signer} instead of the owner {deployment.owner}")
+    model = ModelTerm(version=deployment.version, plan_digest=deployment.plan_digest, owner=deployment.owner, price=0)
+    stated = deployment_id(model, deployment.parties, deployment.dealer, deployment.engine, deployment.fractional_bits)
+    check(deployment.deployment == stated, "the deployment's id is not that of its model, parties and dealer")
     return VerifiedDeployment(deployment=deployment, signed=signed)
+
+
+def verify_equivocation(signed: Equivocation) -> VerifiedEquivocation:
+    """Check that the two bodies contradict each other and that the signer, a member of both, signed both. Raises as
+    `verify_receipt`."""
+    cls: type[Receipt] | type[EpochStatement] = EpochStatement if signed.of_statements else Receipt
+    first, second = open_body(signed.first, cls), open_body(signed.second, cls)
+    check(contradict(first, second), "the two bodies do not contradict each other")
+    check(signed.signer in first.signers() and signed.signer in second.signers(), "the signer is no member of both")
+    check_co_signature(signed.first, cls, signed.signer, signed.first_signature)
+    check_co_signature(signed.second, cls, signed.signer, signed.second_signature)
+    return VerifiedEquivocation(signer=signed.signer, signed=signed)
+
+
+def contradict(first: Receipt | EpochStatement, second: Receipt | EpochStatement) -> bool:
+    """Return whether nobody may sign both: two receipts of one session, or two statements of a kind that share one.
+
+    Sessions are told apart within one federation only: whoever opens them in two could give two the same id.
+    """
+    if first == second or first.federation != second.federation:
+        return False
+    if isinstance(first, Receipt) and isinstance(second, Receipt):
+        return first.session == second.session
+    if isinstance(first, EpochStatement) and isinstance(second, EpochStatement):
+        return first.kind is second.kind and not set(first.sessions).isdisjoint(second.sessions)
+    return False
 
 
 def open_body(body: bytes, cls: type[M]) -> M:

@@ -1,4 +1,4 @@
-"""Directory records by gossip: libp2p's gossipsub, hardened as in NETWORK.md.
+"""Directory records and other topics by gossip: libp2p's gossipsub, hardened as in NETWORK.md.
 
 Gossip is a hint. It is lossy, so the directory is also synced with each peer on connect and from time to time; and
 whatever goes wrong in it must end neither the host nor the node. A message that libp2p cannot digest is dropped
@@ -26,16 +26,14 @@ from structlog.typing import FilteringBoundLogger
 
 from finode.identity import PeerId
 from finode.net.directory import MAX_ENVELOPE
+from finode.net.interface import MAX_GOSSIP, Validator
 from finode.wire.message import KIB
 
 PROTOCOLS = (PROTOCOL_ID_V12, PROTOCOL_ID_V11)
 RESTART_S = 1.0
 """Pause before a gossip service that ended is started again."""
-MAX_RPC = 4 * MAX_ENVELOPE + 64 * KIB
+MAX_RPC = 4 * MAX_GOSSIP + 64 * KIB
 """Largest gossip frame: a few records and the control messages around them."""
-
-Accept = Callable[[PeerId, bytes], bool]
-"""Judges a message: sender (the forwarder), payload. False drops it and lowers the forwarder's gossip score."""
 
 
 class SafePubsub(Pubsub):
@@ -68,23 +66,29 @@ class QuietGossipSub(GossipSub):
 
 
 class Gossip:
-    """The federation's topic of records."""
+    """The federation's topic of records, and those that are subscribed to besides."""
 
     def __init__(
         self,
         host: IHost,
         federation: str,
         *,
-        accept: Accept,
+        accept: Validator,
         admitted: Callable[[PeerId], bool],
         log: FilteringBoundLogger,
     ) -> None:
         self._host = host
         self.topic = f"finode/records/1/{federation}"
-        self._accept = accept
+        self._topics: dict[str, tuple[Validator, int]] = {self.topic: (accept, MAX_ENVELOPE)}
         self._admitted = admitted
         self._log = log
         self._pubsub: SafePubsub | None = None
+        self._changed = trio.Event()
+
+    def subscribe(self, topic: str, validate: Validator) -> None:
+        """Serve one more topic."""
+        self._topics[topic] = (validate, MAX_GOSSIP)
+        self._changed.set()
 
     async def run(self) -> None:
         """Serve the topic until cancelled."""
@@ -117,34 +121,41 @@ class Gossip:
             admitted=self._admitted,
             strict_signing=True,
             max_inbound_rpc_size=MAX_RPC,
-            allowed_topics=frozenset({self.topic}),
+            allowed_topics=frozenset(self._topics),
         )
-        pubsub.set_topic_validator(self.topic, self._validate, False)
-        async with background_trio_service(pubsub), background_trio_service(router):
+        async with background_trio_service(pubsub), background_trio_service(router), trio.open_nursery() as nursery:
             await pubsub.wait_until_ready()
-            subscription = await pubsub.subscribe(self.topic)
             self._pubsub = pubsub
             try:
                 for peer in self._host.get_live_peers():
                     pubsub.manager.run_task(pubsub.ensure_peer_stream, peer)
+                served: set[str] = set()
                 while True:
-                    # The validator has seen the message already; an unread subscription would only fill up.
-                    await subscription.get()
+                    self._changed = trio.Event()
+                    for topic in self._topics.keys() - served:
+                        await self._join(pubsub, topic, nursery)
+                        served.add(topic)
+                    await self._changed.wait()
             finally:
                 self._pubsub = None
 
-    def _validate(self, forwarder: ID, message: Any) -> bool:
-        if forwarder == self._host.get_id():
-            return True
-        if len(message.data) > MAX_ENVELOPE:
-            return self._accept(PeerId(str(forwarder)), b"")
-        return self._accept(PeerId(str(forwarder)), message.data)
+    async def _join(self, pubsub: SafePubsub, topic: str, nursery: trio.Nursery) -> None:
+        validate, limit = self._topics[topic]
 
-    async def publish(self, data: bytes) -> None:
-        """Tell the federation; nothing happens while the service is down."""
+        def judge(forwarder: ID, message: Any) -> bool:
+            if forwarder == self._host.get_id():
+                return True
+            return validate(PeerId(str(forwarder)), message.data if len(message.data) <= limit else b"")
+
+        pubsub.allowed_topics = frozenset(self._topics)
+        pubsub.set_topic_validator(topic, judge, False)
+        nursery.start_soon(_drain, await pubsub.subscribe(topic))
+
+    async def publish(self, data: bytes, topic: str = "") -> None:
+        """Tell the federation, on the topic of records or another; nothing happens while the service is down."""
         if self._pubsub is not None:
             try:
-                await self._pubsub.publish(self.topic, data)
+                await self._pubsub.publish(topic or self.topic, data)
             except (BaseLibp2pError, OSError) as error:
                 self._log.info("gossip_not_published", error=str(error))
 
@@ -152,3 +163,9 @@ class Gossip:
         """Begin gossip with a peer that was admitted just now."""
         if self._pubsub is not None:
             await self._pubsub.ensure_peer_stream(ID.from_base58(peer))
+
+
+async def _drain(subscription: Any) -> None:
+    """Take what a topic's validator has seen already: an unread subscription would only fill up."""
+    while True:
+        await subscription.get()

@@ -30,7 +30,7 @@ from finode.net.exchange import Exchange
 from finode.net.gossip import Gossip
 from finode.net.groups import only
 from finode.net.hardening import Watch, make_host, run_host
-from finode.net.interface import Handler, PeerState, Stream
+from finode.net.interface import Handler, PeerState, Stream, Validator
 from finode.net.links import Heartbeat, Link
 from finode.net.loopback import Loopback
 from finode.net.roster import Roster
@@ -63,9 +63,11 @@ class Libp2pNetwork:
         self._router = Router(log, self.fault)
         self._log = log
         self._addresses: tuple[str, ...] = ()
+        self._on_link: list[Callable[[PeerId], None]] = []
         # Set by `open_network`: these need what this object offers, and it needs them.
         self._connections: Connections
         self._exchange: Exchange
+        self._gossip: Gossip
         self._loopback: Loopback
 
     @property
@@ -126,6 +128,22 @@ class Libp2pNetwork:
         self._log.info("fault", peer=peer, points=points, standing=round(left, 1), reason=reason)
         if left <= GRAYLIST < before:
             self._log.warning("graylisted", peer=peer, standing=round(left, 1))
+
+    def standing(self, peer: PeerId) -> float:
+        return self._standing.of(peer)
+
+    def condemn(self, peer: PeerId, reason: str) -> None:
+        self._standing.condemn(peer)
+        self._log.warning("condemned", peer=peer, reason=reason)
+
+    def on_link(self, callback: Callable[[PeerId], None]) -> None:
+        self._on_link.append(callback)
+
+    def subscribe(self, topic: str, validate: Validator) -> None:
+        self._gossip.subscribe(topic, validate)
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        await self._gossip.publish(data, topic)
 
     def announce(self) -> None:
         self._exchange.announce()
@@ -199,6 +217,7 @@ async def open_network(
         admitted=lambda peer: network._connections.connected(peer),
         log=log,
     )
+    network._gossip = gossip
     try:
         async with trio.open_nursery() as nursery:
             connections = Connections(
@@ -258,6 +277,9 @@ async def open_network(
                 connections.spawn(gossip.greet, link.peer)
                 if link.dialed and not link.bulk:
                     connections.spawn(exchange.sync, link.peer)
+                if not link.bulk:
+                    for callback in network._on_link:
+                        callback(link.peer)
 
             connections.on_link = on_link
             watch = Watch(connections.came_up, connections.went_down)

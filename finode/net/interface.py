@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from finode.identity import PeerId
 from finode.wire.directory import NodeRecord
-from finode.wire.message import Message
+from finode.wire.message import KIB, Message
 
 M = TypeVar("M", bound=Message)
 Buffer = bytes | bytearray | memoryview
@@ -64,6 +64,11 @@ Handler = Callable[[Stream], Awaitable[None]]
 """Serves one inbound stream. `RemoteError` and `WireError` out of it are logged and cost the peer its standing; any
 other exception is logged as a bug; none of them ends the host."""
 
+Validator = Callable[[PeerId, bytes], bool]
+"""Judges a gossip message: who passed it on, its payload. False drops it and lowers that peer's gossip score."""
+MAX_GOSSIP = 96 * KIB
+"""Bytes of a gossip message: a receipt of every size, but not every epoch statement."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeerState:
@@ -108,6 +113,21 @@ class Network(Protocol):
 
     def fault(self, peer: PeerId, points: float, reason: str) -> None:
         """Lower a peer's standing by `points`."""
+
+    def standing(self, peer: PeerId) -> float:
+        """A peer's standing now."""
+
+    def condemn(self, peer: PeerId, reason: str) -> None:
+        """Give a peer the lowest standing for good: there is a proof against it."""
+
+    def on_link(self, callback: Callable[[PeerId], None]) -> None:
+        """Have `callback` called with each peer that is connected from now on."""
+
+    def subscribe(self, topic: str, validate: Validator) -> None:
+        """Take part in a gossip topic: `validate` judges each message that comes."""
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Gossip a message of at most `MAX_GOSSIP` bytes; it may be lost, and so may not be the only way to tell."""
 
     def announce(self) -> None:
         """Publish a new record soon: what this node offers has changed."""

@@ -23,7 +23,7 @@ from finode.errors import PeerRefused, PeerTimeout, PeerUnreachable
 from finode.identity import Identity, PeerId
 from finode.net.directory import Directory, Offer, RecordWriter
 from finode.net.groups import only
-from finode.net.interface import Handler, PeerState, Stream
+from finode.net.interface import Handler, PeerState, Stream, Validator
 from finode.net.links import Link
 from finode.net.loopback import Loopback
 from finode.net.pipe import MemoryPipe
@@ -84,6 +84,21 @@ class MemoryFederation:
     def mend(self, peer: PeerId) -> None:
         """Let a peer that was cut off be reached again."""
         self._cut.discard(peer)
+        for node in self._nodes.values():
+            if node.peer_id != peer and self.reaches(node.peer_id, peer):
+                node._connected(peer)
+                self._nodes[peer]._connected(node.peer_id)
+
+    def gossip(self, sender: MemoryNetwork, topic: str, data: bytes) -> None:
+        """Hand a message on from neighbor to neighbor, as far as validators let it: once to each node."""
+        told, waiting = {sender.peer_id}, [sender]
+        while waiting:
+            forwarder = waiting.pop()
+            for node in self._nodes.values():
+                if node.peer_id not in told and self.reaches(forwarder.peer_id, node.peer_id):
+                    told.add(node.peer_id)
+                    if node._hear(forwarder.peer_id, topic, data):
+                        waiting.append(node)
 
     def reaches(self, one: PeerId, other: PeerId) -> bool:
         return {one, other} <= set(self._nodes) - self._cut
@@ -118,6 +133,8 @@ class MemoryNetwork:
         self._router = Router(federation.log.bind(node=identity.peer_id), self.fault)
         self._loopback = Loopback(identity.peer_id, self._router, nursery)
         self._links: dict[PeerId, Link] = {}
+        self._topics: dict[str, Validator] = {}
+        self._on_link: list[Callable[[PeerId], None]] = []
 
     @property
     def peer_id(self) -> PeerId:
@@ -173,6 +190,22 @@ class MemoryNetwork:
     def fault(self, peer: PeerId, points: float, reason: str) -> None:
         self._standing.lower(peer, points)
 
+    def standing(self, peer: PeerId) -> float:
+        return self._standing.of(peer)
+
+    def condemn(self, peer: PeerId, reason: str) -> None:
+        self._standing.condemn(peer)
+
+    def on_link(self, callback: Callable[[PeerId], None]) -> None:
+        self._on_link.append(callback)
+
+    def subscribe(self, topic: str, validate: Validator) -> None:
+        self._topics[topic] = validate
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self._federation.gossip(self, topic, data)
+
     def announce(self) -> None:
         signed = self._writer.write(self._offer(), addresses=self.addresses, versions=VERSIONS, now_ms=self._now_ms())
         self._directory.insert(signed, self._now_ms())
@@ -187,6 +220,15 @@ class MemoryNetwork:
     def _meet(self, other: MemoryNetwork) -> None:
         self._organizations[other.peer_id] = other._organizations[other.peer_id]
         self._learn(other)
+        if other is not self:
+            self._connected(other.peer_id)
+
+    def _connected(self, peer: PeerId) -> None:
+        for callback in self._on_link:
+            callback(peer)
+
+    def _hear(self, forwarder: PeerId, topic: str, data: bytes) -> bool:
+        return topic in self._topics and self._topics[topic](forwarder, data)
 
     def _learn(self, other: MemoryNetwork) -> None:
         for signed in other._directory.answer(self._directory.have()).records:

@@ -1,7 +1,8 @@
 """A peer's standing: 0 for a newcomer, lowered by faults, recovering slowly, at least -100.
 
 Standing is what this node itself saw. It orders candidates and at `GRAYLIST` ends a peer's gossip; it is a claim, never
-a proof, and it is told to nobody.
+a proof, and it is told to nobody. A peer against which there is a proof is condemned: it has the lowest standing, and
+that does not come back.
 """
 
 from __future__ import annotations
@@ -50,9 +51,12 @@ class Standing:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._marks: dict[PeerId, _Mark] = {}
+        self._condemned: set[PeerId] = set()
 
     def of(self, peer: PeerId) -> float:
         """Return a peer's standing now."""
+        if peer in self._condemned:
+            return LOWEST
         mark = self._marks.get(peer)
         if mark is None:
             return 0.0
@@ -65,6 +69,10 @@ class Standing:
         left = max(LOWEST, self.of(peer) - points)
         self._marks[peer] = _Mark(left, self._clock())
         return left
+
+    def condemn(self, peer: PeerId) -> None:
+        """Give a peer the lowest standing for as long as this node runs."""
+        self._condemned.add(peer)
 
     def graylisted(self, peer: PeerId) -> bool:
         return self.of(peer) <= GRAYLIST

@@ -11,6 +11,7 @@ from finode.config import Config, Role
 from finode.errors import InputError
 from finode.identity import PeerId
 from finode.net.interface import Network
+from finode.net.standing import GRAYLIST
 from finode.node.interface import QueryRequest
 from finode.smpc.engine import AnswerSpec
 from finode.smpc.engines import CRYPTEN, NATIVE
@@ -89,6 +90,11 @@ def answer_spec(terms: Terms, batch: int) -> AnswerSpec:
         reveal=terms.reveal.value,
         copies=terms.copies,
     )
+
+
+def in_good_standing(network: Network, terms: Terms) -> bool:
+    """Return whether no member has lost so much standing, since it was chosen, that nothing is heard from it now."""
+    return all(network.standing(peer) > GRAYLIST for peer in terms.members())
 
 
 def candidates(network: Network, own: Candidate | None, exclude: frozenset[str]) -> list[Candidate]:

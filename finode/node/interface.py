@@ -320,7 +320,33 @@ class FeedbackView:
 ProgressCallback = Callable[[QueryProgress], Awaitable[None]]
 
 
-class NodeService(Protocol):
+class LedgerService(Protocol):
+    """What a running node does for its API with receipts and rewards. All errors are `FinodeError`s."""
+
+    async def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
+        """Return the ledger's receipts, the latest first."""
+
+    async def receipt(self, id: str) -> ReceiptView:
+        """Return the one receipt whose id or session begins with `id`.
+
+        Raises `UnknownRecord` if there is none, `InputError` if there are several.
+        """
+
+    async def export_receipts(self, epoch: int | None = None) -> bytes:
+        """Return receipts, deployments, statements and proofs as a file that `finode receipts verify` reads."""
+
+    async def rewards(self, epoch: int | None = None) -> RewardsView:
+        """Return the balances that follow from the ledger."""
+
+    async def explain(self, organization: str, epoch: int | None = None) -> ExplanationView:
+        """Return why an organization (or a peer) has its balance; raise `UnknownRecord` for one that has none."""
+
+    async def feedback(self, session: str, labels: tuple[int, ...]) -> FeedbackView:
+        """Share labels of a session that this node asked, -1 for an input without one; raise `InputError` or
+        `PeerRefused` when the session is unknown or its votes are not kept any more."""
+
+
+class NodeService(LedgerService, Protocol):
     """What a running node does for its API. All errors are `FinodeError`s."""
 
     async def query(self, request: QueryRequest, progress: ProgressCallback) -> QueryAnswer:
@@ -344,26 +370,3 @@ class NodeService(Protocol):
 
     async def reload(self) -> None:
         """Read the roster and the model registry again; what was removed is withdrawn, what is new is announced."""
-
-
-class LedgerService(Protocol):
-    """What a running node does for its API with receipts and rewards. All errors are `FinodeError`s."""
-
-    def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
-        """Return the ledger's receipts, the latest first."""
-
-    def receipt(self, id: str) -> ReceiptView:
-        """Return the one receipt whose id or session begins with `id`; raise `InputError` for none or several."""
-
-    async def export_receipts(self, epoch: int | None = None) -> bytes:
-        """Return receipts, deployments, statements and proofs as a file that `finode receipts verify` reads."""
-
-    async def rewards(self, epoch: int | None = None) -> RewardsView:
-        """Return the balances that follow from the ledger."""
-
-    async def explain(self, organization: str, epoch: int | None = None) -> ExplanationView:
-        """Return why an organization (or a peer) has its balance; raise `InputError` for one that has none."""
-
-    async def feedback(self, session: str, labels: tuple[int, ...]) -> FeedbackView:
-        """Share labels of a session that this node asked, -1 for an input without one; raise `InputError` or
-        `PeerRefused` when the session is unknown or its votes are not kept any more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -25,17 +25,21 @@ from finode.committee.rules import MemberView
 from finode.config import Config, Role
 from finode.errors import ConfigError, PeerRefused
 from finode.identity import Identity, PeerId
+from finode.ledger.store import FILE_NAME as LEDGER_NAME
+from finode.ledger.store import Ledger
 from finode.models.registry import ModelEntry, Registry
 from finode.net.directory import Offer
 from finode.net.host import open_network
 from finode.net.interface import Network
+from finode.node.balances import Balances
 from finode.node.contribution import Contribution
 from finode.node.contributions import ContributionStore
 from finode.node.cosigning import Cosigning
 from finode.node.dealer import DealerRole
 from finode.node.deployments import DeploymentStore
-from finode.node.filing import Filing, LogFiling
+from finode.node.filing import Filing
 from finode.node.interface import (
+    ExplanationView,
     FeedbackView,
     ModelView,
     OfferView,
@@ -43,17 +47,22 @@ from finode.node.interface import (
     ProgressCallback,
     QueryAnswer,
     QueryRequest,
+    ReceiptView,
+    RewardsView,
     ServiceView,
     SessionView,
     StatusView,
 )
+from finode.node.ledger_desk import LedgerDesk
+from finode.node.ledger_keeper import FIRST_MESSAGES, LedgerKeeper
 from finode.node.negotiator import now_ms
 from finode.node.owner import OwnerRole
 from finode.node.party import PartyRole
 from finode.node.pool import WorkerPool
 from finode.node.querier import QuerierRole
 from finode.node.quotas import StoredQuotas
-from finode.node.reception import Reception
+from finode.node.receipt_streams import ReceiptStreams
+from finode.node.reception import COSIGNING, Reception
 from finode.node.secret import NodeSecret
 from finode.node.sessions import SessionTable
 from finode.node.signing_book import SigningBook
@@ -115,10 +124,13 @@ class Node:
         querier: QuerierRole,
         desk: Desk,
         contribution: Contribution,
+        keeper: LedgerKeeper,
+        ledger: LedgerDesk,
         organization: str,
         log: FilteringBoundLogger,
     ) -> None:
         self.desk = desk
+        self.keeper = keeper
         self._config = holdings.config
         self._network = network
         self._pool = pool
@@ -127,6 +139,7 @@ class Node:
         self._sessions = sessions
         self._owner = owner
         self._querier = querier
+        self._ledger = ledger
         self._organization = organization
         self._contribution = contribution
         self._log = log
@@ -253,6 +266,21 @@ class Node:
     def sessions(self) -> tuple[SessionView, ...]:
         return self._sessions.views()
 
+    async def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
+        return await self._ledger.receipts(epoch, limit)
+
+    async def receipt(self, id: str) -> ReceiptView:
+        return await self._ledger.receipt(id)
+
+    async def export_receipts(self, epoch: int | None = None) -> bytes:
+        return await self._ledger.export_receipts(epoch)
+
+    async def rewards(self, epoch: int | None = None) -> RewardsView:
+        return await self._ledger.rewards(epoch)
+
+    async def explain(self, organization: str, epoch: int | None = None) -> ExplanationView:
+        return await self._ledger.explain(organization, epoch)
+
 
 def offered_by(registry: Registry, config: Config) -> Mapping[bytes, ModelEntry]:
     """Return the models that a node offers: those of its registry, if it has the owner's role."""
@@ -270,6 +298,7 @@ class Holdings:
     store: DeploymentStore
     quotas: StoredQuotas
     contributions: ContributionStore
+    ledger: Ledger
     offering: _Offering
     signing: SigningBook
 
@@ -289,20 +318,21 @@ class Holdings:
 
 
 def open_holdings(config: Config) -> Holdings:
-    """Open the home's registry, deployments and counts; raise `ConfigError` or `StorageFull` if they cannot be."""
+    """Open what the home keeps, the ledger included; raise `ConfigError` or `StorageFull` if it cannot be."""
     try:
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         registry = Registry(config.home)
         store = DeploymentStore(config.home, config.party.deployment_space_mb)
         offering = _Offering(offered_by(registry, config))
         return Holdings(
-            config,
-            registry,
-            store,
-            StoredQuotas(config.home),
-            ContributionStore(config.home),
-            offering,
-            SigningBook(config.home),
+            config=config,
+            registry=registry,
+            store=store,
+            quotas=StoredQuotas(config.home),
+            contributions=ContributionStore(config.home),
+            ledger=Ledger.open(config.home / LEDGER_NAME),
+            offering=offering,
+            signing=SigningBook(config.home),
         )
     except OSError as error:
         raise ConfigError(f"cannot use the home {config.home}: {error.strerror}") from None
@@ -339,19 +369,49 @@ async def serve_node(
 ) -> AsyncIterator[Node]:
     """Run a node's roles on a network for as long as the body lasts; then stop them in order.
 
-    What sessions leave behind goes to `filing`, or into the log.
+    What sessions leave behind goes to `filing` instead of the ledger, if there is one.
     """
+    # What is kept outlives all tasks: one of them may be writing when they are cancelled.
+    with closing(holdings.ledger), closing(holdings.signing), closing(holdings.contributions):
+        async with _serve_roles(holdings, identity, network, pool, secret, log, filing) as node:
+            yield node
+
+
+@asynccontextmanager
+async def _serve_roles(
+    holdings: Holdings,
+    identity: Identity,
+    network: NodeNetwork,
+    pool: WorkerPool,
+    secret: NodeSecret,
+    log: FilteringBoundLogger,
+    filing: Filing | None,
+) -> AsyncIterator[Node]:
     config = holdings.config
     roles = frozenset(config.node.roles)
     sessions = SessionTable()
     organization = network.organization_of(identity.peer_id) or config.node.organization
-    async with _closing(holdings.signing), trio.open_nursery() as nursery:
-        filing = filing or LogFiling(log)
+
+    def organization_of(peer: PeerId) -> str:
+        return organization if peer == identity.peer_id else network.organization_of(peer)
+
+    balances = Balances(holdings.ledger, organization_of, log)
+    async with trio.open_nursery() as nursery:
+        keeper = LedgerKeeper(
+            holdings.ledger,
+            network,
+            federation=config.federation.name,
+            interval_s=config.network.sync_interval_s,
+            log=log,
+        )
+        filing = filing or keeper
         cosigning = Cosigning(network, identity, holdings.signing, filing, nursery, config, log)
-        dealer = DealerRole(network, pool, sessions, secret, cosigning, config, log)
         contribution = Contribution(network, identity, pool, holdings.contributions, filing, config, log)
+        dealer = DealerRole(network, pool, sessions, secret, cosigning, config, log)
         party = PartyRole(network, pool, sessions, holdings.store, contribution, cosigning, nursery, config, log)
         owner = OwnerRole(network, holdings.registry, holdings.offering, secret, cosigning, config, log)
+        receipt_streams = ReceiptStreams(network)
+        receipt_streams.route(FIRST_MESSAGES, keeper.serve_sync)
         book = CommitteeBook(config.node.capacity)
         engines = available_engines()
 
@@ -363,6 +423,7 @@ async def serve_node(
                 roles=roles,
                 organization_of=network.organization_of,
                 accepts=network.accepts,
+                condemned=keeper.ledger.condemned(),
                 engines=engines,
                 capacity=config.node.capacity,
                 in_use=book.seats_in_use,
@@ -370,6 +431,7 @@ async def serve_node(
                 party_price=config.party.price,
                 dealer_price=config.dealer.price,
                 rewards=RewardTerms.of(config.federation, 0),
+                credit_of=balances.credit_of,
                 storage_full=holdings.store.is_full(),
                 shutting_down=reception.stopping,
                 holds=frozenset(entry.id for entry in holdings.store.all()) | dealer.plans.kept(),
@@ -388,30 +450,39 @@ async def serve_node(
             network, organization, sessions, own_candidate, cosigning, contribution, nursery, config, log
         )
         reception.open()
+        receipt_streams.route(COSIGNING, reception.serve_cosigning)
+        receipt_streams.open()
+        keeper.listen(balances.note)
+        nursery.start_soon(balances.follow)
         nursery.start_soon(pool.serve)
         nursery.start_soon(reception.tend)
         nursery.start_soon(cosigning.serve)
         nursery.start_soon(contribution.tend)
+        nursery.start_soon(keeper.run)
         nursery.start_soon(_sweep, network, party, holdings.store)
         network.announce()
         try:
-            yield Node(holdings, network, pool, sessions, owner, querier, desk, contribution, organization, log)
+            ledger = LedgerDesk(holdings.ledger, balances, organization_of)
+            yield Node(
+                holdings,
+                network,
+                pool,
+                sessions,
+                owner,
+                querier,
+                desk,
+                contribution,
+                keeper,
+                ledger,
+                organization,
+                log,
+            )
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
                 await reception.stop()
                 await cosigning.stop()
             nursery.cancel_scope.cancel()
             holdings.quotas.close()
-            holdings.contributions.close()
-
-
-@asynccontextmanager
-async def _closing(signing: SigningBook) -> AsyncIterator[None]:
-    """Close the book when nothing writes to it any more."""
-    try:
-        yield
-    finally:
-        signing.close()
 
 
 async def _sweep(network: Network, party: PartyRole, store: DeploymentStore) -> None:

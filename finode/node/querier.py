@@ -43,7 +43,7 @@ from finode.net.interface import Network
 from finode.node.answers import Answered, Clock, answer_of
 from finode.node.augmenting import with_copies
 from finode.node.batches import SharedInput, check_inputs, filled, first_rows, is_row_wise, session_batch
-from finode.node.choices import COMPUTING, answer_spec, candidates, wanted_of
+from finode.node.choices import COMPUTING, answer_spec, candidates, in_good_standing, wanted_of
 from finode.node.contribution import Contribution
 from finode.node.cosigning import Cosigning
 from finode.node.feedback import AskedSession
@@ -300,8 +300,10 @@ class QuerierRole:
 
     async def _committee(self, wanted: Request, batch: int, clock: Clock, deadline_s: float) -> SealedCommittee:
         cached = self._cache.take(wanted, batch, now_ms())
-        if cached is not None:
+        if cached is not None and in_good_standing(self._network, cached.terms):
             return cached
+        if cached is not None:
+            self._cache.drop(cached.id)
         left_ms = round((deadline_s - (time.monotonic() - clock.began)) * 1000)
         committee, machine = await agree(
             self._network,

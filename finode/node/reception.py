@@ -39,9 +39,10 @@ from finode.node.party import PartyRole, check_deployment
 from finode.node.verdicts import BLAMELESS, VerdictReached, verdict_of
 from finode.wire import committee as committee_wire
 from finode.wire import contribution as contribution_wire
-from finode.wire import preprocessing, receipts, session, shares
+from finode.wire import preprocessing, session, shares
 from finode.wire.committee import Dissolve, Propose, Seal, Terms
 from finode.wire.cosigning import AskReport, AskSignature, Finished
+from finode.wire.message import Message
 from finode.wire.preprocessing import Deal, OfferBundle, RequestMasks
 from finode.wire.session import JoinLane
 from finode.wire.shares import (
@@ -57,6 +58,8 @@ from finode.wire.shares import (
     WithdrawModel,
 )
 
+COSIGNING = (AskReport, AskSignature, Finished)
+"""First messages of the streams of /finode/receipts/1 that are between members of a committee."""
 TICK_S = 1.0
 """How often expired committees are looked for."""
 STOP_TIMEOUT_S = 1.0
@@ -104,7 +107,6 @@ class Reception:
         self._network.serve(preprocessing.PROTOCOL, self._on_preprocessing)
         self._network.serve(session.PROTOCOL, self._on_lane)
         self._network.serve(contribution_wire.PROTOCOL, self._on_contribution)
-        self._network.serve(receipts.PROTOCOL, self._on_receipts)
 
     async def tend(self) -> None:
         """End committees that expire, until cancelled."""
@@ -345,17 +347,14 @@ class Reception:
 
     # /finode/receipts/1
 
-    async def _on_receipts(self, stream: Stream) -> None:
-        """The stream's first message says who it is for: members of a committee about a session that ended."""
-        timeout_s = self._config.session.answer_timeout_s
-        message = await stream.receive(AskReport, AskSignature, Finished, timeout_s=timeout_s)
+    async def serve_cosigning(self, stream: Stream, message: Message) -> None:
+        """Answer a member of a committee about a session that ended."""
         if self.stopping:
             await stream.close()
             return
         with self._cancellable():
-            match message:
-                case AskReport() | AskSignature() | Finished():
-                    await self._cosigning.answer(stream, message)
+            if isinstance(message, AskReport | AskSignature | Finished):
+                await self._cosigning.answer(stream, message)
 
     # /finode/contribution/1
 

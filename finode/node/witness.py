@@ -78,6 +78,7 @@ class Sealing:
             verdict=None if verdict is None else replace(verdict, detail=""),
             work=work,
             transcript=transcript,
+            copies=terms.copies,
         )
 
     def objection(self, receipt: Receipt, order: Order) -> str:
@@ -180,7 +181,7 @@ class DealerWitness:
         """Return what in a receipt is not as the dealer saw it, "" if nothing."""
         if not _is_own(receipt.work[-1], self.work(receipt.dealer)):
             return "the dealer's work is not what it did"
-        if receipt.count > self.batch:
+        if receipt.count * (1 + sealing.terms.copies) > self.batch:
             return f"the bundle was dealt for {self.batch} inputs"
         aborted = receipt.outcome is Outcome.ABORTED
         for work, size in zip(receipt.work, self.bytes_sent, strict=False):

@@ -86,6 +86,7 @@ class RefusalReason(StrEnum):
     QUOTA_USED = "quota-used"
     OTHER_REWARDS = "other-rewards"
     NO_CREDIT = "no-credit"
+    CONDEMNED = "condemned"
 
 
 class Scheme(StrEnum):

@@ -109,6 +109,7 @@ class Receipt(Message):
 
     `committee` is the hash of the terms, `sealed` that of the terms with all acceptances. `transcript` is keyed with a
     nonce that the parties alone know, and empty where nothing was opened. `verdict` is there only when it was aborted.
+    Of each of the `count` inputs there were `copies` more, changed a little (an augmented vote), which cost as much.
     """
 
     code: ClassVar[int] = 97
@@ -136,6 +137,7 @@ class Receipt(Message):
     verdict: Verdict | None
     work: tuple[Work, ...]
     transcript: bytes
+    copies: int = 0
 
     def __post_init__(self) -> None:
         check_id(self.session, SESSION_ID_BYTES, "session")
@@ -150,7 +152,7 @@ class Receipt(Message):
         check(0 < len(self.models) <= MAX_MODELS, f"1 to {MAX_MODELS} models")
         check(len({model.version for model in self.models}) == len(self.models), "a model stands twice in the receipt")
         check(1 < self.classes <= 1024, "2 to 1024 classes")
-        check(1 <= self.count <= 4096, "count is 1 to 4096")
+        check(1 <= self.count <= 4096 and 0 <= self.copies < 4096, "count is 1 to 4096, copies 0 to 4095")
         check(0 < self.started_ms <= self.ended_ms < _TIME_LIMIT, "the session ended before it began")
         check(tuple(work.peer for work in self.work) == (*self.parties, self.dealer), "work of parties and dealer")
         check((self.outcome is Outcome.ABORTED) == (self.verdict is not None), "a verdict for aborted sessions alone")
@@ -172,8 +174,8 @@ class Receipt(Message):
 
     @property
     def price(self) -> int:
-        """Micro-credits for all of its inputs."""
-        return self.rewards.price * self.count
+        """Micro-credits for all of its inputs and their copies."""
+        return self.rewards.price * self.count * (1 + self.copies)
 
     def signers(self) -> tuple[PeerId, ...]:
         """Return who signs: the parties in their order, the dealer, the querier (once each)."""

@@ -84,6 +84,17 @@ def test_every_member_refuses_a_peer_that_its_roster_lacks(world: World, member:
         assert (found.reason, found.subject) == (RefusalReason.NOT_ON_ROSTER, unknown)
 
 
+@pytest.mark.parametrize("stranger", ["acme", "beta", "corp", "dune", "asker"])
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_member_refuses_a_peer_against_whom_there_is_a_proof(world: World, member: str, stranger: str) -> None:
+    condemned = world.peer(stranger)
+
+    found = check(world, member, world.terms(), condemned=frozenset({condemned}))
+
+    assert found is not None
+    assert (found.reason, found.subject) == (RefusalReason.CONDEMNED, condemned)
+
+
 @pytest.mark.parametrize("member", MEMBERS)
 def test_every_member_checks_the_frame_of_the_terms(world: World, member: str) -> None:
     terms = world.terms()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import numpy as np
 import trio
 
-from finode.errors import FinodeError
+from finode.errors import FinodeError, InputError, PeerRefused, UnknownRecord
+from finode.ledger.envelopes import Record, envelope
+from finode.ledger.export import write_entries
 from finode.node.interface import (
+    BalanceView,
     CommitteeView,
+    ExplainedView,
+    ExplanationView,
+    FeedbackView,
+    ModelUseView,
     ModelView,
     OfferView,
     PeerView,
@@ -17,13 +25,17 @@ from finode.node.interface import (
     QueryAnswer,
     QueryProgress,
     QueryRequest,
+    ReceiptView,
+    RewardsView,
     ServiceView,
     SessionView,
     StatusView,
     Timings,
     Traffic,
+    WorkView,
 )
 from finode.wire.directory import Color, InputSpec
+from tests.fakes import records
 
 PEER = "12D3KooWFakeFakeFakeFakeFakeFakeFakeFakeFakeNode0000"
 PARTIES = tuple(f"12D3KooWFakeFakeFakeFakeFakeFakeFakeFakeFakeParty{i}00" for i in range(2))
@@ -39,6 +51,10 @@ DIGITS = ServiceView(
     offers=(OfferView(version="ef" * 32, owner=OWNER, organization="Clinic North", price=5, engines=("native",)),),
 )
 VECTORS = ServiceView(name="vectors", input=InputSpec(shape=(3,)), classes=CLASSES, offers=())
+
+RECEIPT = "12" * 32
+ABORTED = "34" * 32
+EPOCH = 20_787
 
 Behaviour = Callable[[QueryRequest, ProgressCallback], Awaitable[None]]
 
@@ -58,6 +74,8 @@ class FakeNode:
         self.started = trio.Event()
         self.query_cancelled = trio.Event()
         self.reload_error: FinodeError | None = None
+        self.asked_of_ledger: list[tuple[object, ...]] = []
+        self.labels: list[tuple[int, ...]] = []
 
     async def query(self, request: QueryRequest, progress: ProgressCallback) -> QueryAnswer:
         self.requests.append(request)
@@ -157,6 +175,178 @@ class FakeNode:
         if self.reload_error is not None:
             raise self.reload_error
         self.reloads += 1
+
+    async def receipts(self, epoch: int | None = None, limit: int = 100) -> tuple[ReceiptView, ...]:
+        await trio.lowlevel.checkpoint()
+        self.asked_of_ledger.append(("receipts", epoch, limit))
+        return tuple(view for view in (receipt_view(), aborted_view()) if epoch in (None, view.epoch))[:limit]
+
+    async def receipt(self, id: str) -> ReceiptView:
+        await trio.lowlevel.checkpoint()
+        found = [view for view in (receipt_view(), aborted_view()) if view.id.startswith(id) or view.session == id]
+        if not found:
+            raise UnknownRecord(f"no receipt or session begins with {id!r}", hint="see `finode receipts list`")
+        if len(found) > 1:
+            raise InputError(f"{len(found)} receipts begin with {id!r}", hint="give more digits")
+        return found[0]
+
+    async def export_receipts(self, epoch: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self.asked_of_ledger.append(("export", epoch))
+        ledger: list[Record] = [records.deployment(0), records.deployment(1)]
+        ledger.append(records.signed_receipt(records.receipt()))
+        return b"".join(write_entries(map(envelope, ledger)))
+
+    async def rewards(self, epoch: int | None = None) -> RewardsView:
+        await trio.lowlevel.checkpoint()
+        self.asked_of_ledger.append(("rewards", epoch))
+        return rewards_view(epoch)
+
+    async def explain(self, organization: str, epoch: int | None = None) -> ExplanationView:
+        await trio.lowlevel.checkpoint()
+        self.asked_of_ledger.append(("explain", organization, epoch))
+        if organization != "Clinic East":
+            raise UnknownRecord(f"{organization!r} neither paid nor earned anything", hint="see `finode rewards`")
+        return EXPLANATION
+
+    async def feedback(self, session: str, labels: tuple[int, ...]) -> FeedbackView:
+        await trio.lowlevel.checkpoint()
+        if session != SESSION:
+            raise PeerRefused("the votes of that session are not kept any more", reason="not-kept")
+        self.labels.append(labels)
+        return FeedbackView(session=session, count=len(labels), labelled=sum(label >= 0 for label in labels))
+
+
+def receipt_view() -> ReceiptView:
+    """A session of 32 inputs that was answered; one owner's deployment is not in the ledger."""
+    organizations = {PARTIES[0]: "Clinic East", PARTIES[1]: "Clinic West of the Long Name", DEALER: "Dealer Ltd"}
+    work = tuple(
+        WorkView(
+            peer=peer,
+            organization=name,
+            role="dealer" if peer == DEALER else "party",
+            rounds=0 if peer == DEALER else 17,
+            bytes_sent=0 if peer == DEALER else 48_000,
+            bundle_bytes=420_000 if peer == DEALER else 210_000,
+            seconds=0.095 if peer == DEALER else 0.18,
+        )
+        for peer, name in organizations.items()
+    )
+    return ReceiptView(
+        id=RECEIPT,
+        session=SESSION,
+        committee=COMMITTEE,
+        sealed="56" * 32,
+        service="digits",
+        querier=PEER,
+        organization="Clinic South",
+        parties=PARTIES,
+        dealer=DEALER,
+        models=(
+            ModelUseView(
+                version="ef" * 32, owner=OWNER, organization="Clinic North", deployment="01" * 32, signed=True
+            ),
+            ModelUseView(
+                version="fe" * 32, owner=PARTIES[0], organization="Clinic East", deployment="02" * 32, signed=False
+            ),
+        ),
+        engine="native",
+        vote="soft",
+        reveal="probabilities",
+        count=32,
+        epoch=EPOCH,
+        started=1.796e9,
+        ended=1.796e9 + 0.25,
+        outcome="answered",
+        verdict="",
+        work=work,
+        transcript="78" * 32,
+        price=32_000,
+        scheme="dawid_skene",
+        signers=(*PARTIES, DEALER),
+        withheld=(PEER,),
+        settled=False,
+    )
+
+
+def aborted_view() -> ReceiptView:
+    """A session that ended early, of the epoch before."""
+    return replace(
+        receipt_view(),
+        id=ABORTED,
+        session="ba" * 16,
+        epoch=EPOCH - 1,
+        outcome="aborted",
+        verdict=f"{PARTIES[1]}: timeout at round 9: silent",
+        signers=(PARTIES[0], DEALER, PEER),
+        withheld=(PARTIES[1],),
+        transcript="",
+    )
+
+
+def rewards_view(epoch: int | None) -> RewardsView:
+    """What follows from the two receipts."""
+    return RewardsView(
+        epoch=epoch,
+        epochs=(EPOCH - 1, EPOCH),
+        receipts=2,
+        statements=0,
+        paid_in=38_400,
+        paid_out=16_000,
+        pending=22_400,
+        schemes={"dawid_skene": 0},
+        balances=(
+            BalanceView(
+                organization="Clinic East",
+                peers=(PARTIES[0],),
+                balance=6_400,
+                paid=0,
+                as_owner=0,
+                as_party=6_400,
+                as_dealer=0,
+            ),
+            BalanceView(
+                organization="Clinic South",
+                peers=(PEER,),
+                balance=-38_400,
+                paid=38_400,
+                as_owner=0,
+                as_party=0,
+                as_dealer=0,
+            ),
+            BalanceView(
+                organization="Clinic West of the Long Name",
+                peers=(PARTIES[1],),
+                balance=3_200,
+                paid=0,
+                as_owner=0,
+                as_party=3_200,
+                as_dealer=0,
+            ),
+            BalanceView(
+                organization=DEALER, peers=(DEALER,), balance=6_400, paid=0, as_owner=0, as_party=0, as_dealer=6_400
+            ),
+        ),
+        digest="9a" * 32,
+    )
+
+
+EXPLANATION = ExplanationView(
+    organization="Clinic East",
+    balance=6_400,
+    amounts=tuple(
+        ExplainedView(
+            receipt=receipt,
+            session=session,
+            epoch=epoch,
+            role="party",
+            amount=3_200,
+            scheme="dawid_skene",
+            why="17 of the 34 rounds that the parties who signed ran",
+        )
+        for receipt, session, epoch in ((RECEIPT, SESSION, EPOCH), (ABORTED, "ba" * 16, EPOCH - 1))
+    ),
+)
 
 
 def answer_to(request: QueryRequest) -> QueryAnswer:

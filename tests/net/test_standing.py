@@ -55,3 +55,14 @@ def test_a_fault_gives_no_points(points: float) -> None:
 def test_every_fault_costs_something() -> None:
     assert all(fault.value > 0 for fault in PeerFault)
     assert len(set(PeerFault)) == len(PeerFault.__members__)
+
+
+def test_what_is_proven_does_not_come_back() -> None:
+    clock = Clock()
+    standing = Standing(clock)
+    standing.condemn(PEER)
+    clock.now += 1000 * 3600
+    assert standing.of(PEER) == LOWEST
+    assert standing.lower(PEER, 1) == LOWEST
+    assert standing.graylisted(PEER)
+    assert standing.of(OTHER) == 0

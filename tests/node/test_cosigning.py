@@ -15,6 +15,7 @@ import trio
 from finode.errors import CommitteeError, RemoteError, SessionAborted, StorageFull, WorkerDied
 from finode.ledger.records import VerifiedReceipt
 from finode.node.interface import QueryAnswer, QueryProgress, QueryRequest
+from finode.smpc.crypten import availability
 from finode.wire.cosigning import PROTOCOL, AskReport, AskSignature, Decline, DeclineReason, Report, Signature
 from finode.wire.receipts import CoSignature, Outcome, Receipt
 from finode.wire.shares import Fault
@@ -97,6 +98,19 @@ async def test_all_members_sign_what_was_answered(tmp_path: Path, parties: int) 
             assert {one: kept[one].deployment.owner for one in kept} == deployments
         for owner in answer.committee.owners:
             assert [kept.deployment.owner for kept in _of(members, owner).filing.deployments.values()] == [owner]
+
+
+@pytest.mark.skipif(not availability.is_available(), reason=availability.problem())
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_all_members_sign_what_crypten_answered(tmp_path: Path) -> None:
+    patient = dict.fromkeys(("answer_timeout_s", "deploy_timeout_s", "deal_timeout_s", "round_timeout_s"), 60.0)
+    layout = {name: what | {"session": patient, "querier": {"deadline_s": 300.0}} for name, what in TWO.items()}
+    async with federation_of(tmp_path, layout) as (_, members):
+        answer = await _ask(members, engine="crypten")
+        everyone = _members_of(members, answer)
+        receipt = await _receipt(everyone[0], answer.session, everyone)
+        assert receipt.receipt.engine == "crypten"
 
 
 @pytest.mark.slow

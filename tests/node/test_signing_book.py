@@ -11,8 +11,8 @@ import pytest
 from finode.node.signing_book import FILE_NAME, SIGNED_KEPT_MS, WITNESS_KEPT_MS, SigningBook
 from finode.node.witness import DealerWitness, PartyWitness, QuerierWitness, Sealing
 from finode.wire.receipts import Receipt
-from finode.wire.signed import Signed, co_sign
-from tests.wire.conftest import FIRST, ID16, ID32, ORDER, OWNER, QUERIER, RECEIPT, TERMS, sign
+from finode.wire.signed import Signed, co_sign, sign
+from tests.wire.conftest import FIRST, ID16, ID32, ORDER, OWNER, QUERIER, RECEIPT, TERMS
 
 SEALING = Sealing(terms=TERMS, sealed=ID32)
 PARTY = PartyWitness(

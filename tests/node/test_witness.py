@@ -121,7 +121,7 @@ ABORTED = compose(SEALING, _party(0, LOST, 4), ORDER, CUT_OFF)
 
 def _work(receipt: Receipt, index: int, **changed: int) -> Receipt:
     works = list(receipt.work)
-    works[index] = replace(works[index], **changed)
+    works[index] = replace(works[index], **changed)  # type: ignore[arg-type]
     return replace(receipt, work=tuple(works))
 
 

@@ -8,19 +8,29 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from finode.client import Answer, CommitteeView, Timings, Traffic
+from finode.client import Answer, BalanceView, CommitteeView, RewardsView, Timings, Traffic
 from finode.errors import ConfigError, DaemonUnavailable, FinodeError
 from finode.testnet import commands
 from finode.testnet.demo import Asked, DemoResult, compare
 from finode.testnet.digits import DigitsFederation, TrainedModel
 from finode.testnet.links import KINDS, LinkTable
-from finode.testnet.report import BarScreen, PlainScreen, demo_json, describe_agreement, open_screen, print_demo
+from finode.testnet.report import (
+    BarScreen,
+    PlainScreen,
+    demo_json,
+    describe_agreement,
+    open_screen,
+    print_demo,
+    print_settlement,
+)
+from finode.testnet.settlement import Books, Reason, Settlement
 
 PLAINTEXT = np.array([[0.7, 0.2, 0.1], [0.401, 0.399, 0.2]])
 LABELS = np.array([0, 1])
@@ -84,7 +94,38 @@ def result() -> DemoResult:
         attempts=1,
     )
     asked = Asked(answer=answer, agreement=compare(PLAINTEXT, LABELS, PLAINTEXT, answer.label_indices))
-    return DemoResult(seed=4, owners=("North",), federation=federation, queries=(asked, asked), seconds={"all": 1.5})
+    return DemoResult(
+        seed=4,
+        owners=("North",),
+        federation=federation,
+        queries=(asked, asked),
+        settlement=settlement(),
+        seconds={"all": 1.5},
+    )
+
+
+def settlement() -> Settlement:
+    books = Books(node="north", organization="North", receipts=2, statements=1, digest="d1" * 32)
+    balance = {"paid": 64_000, "as_owner": 0, "as_party": 0, "as_dealer": 0}
+    return Settlement(
+        books=(books, replace(books, node="south", organization="South")),
+        late=replace(books, node="registry", organization="Registry"),
+        late_s=2.25,
+        rewards=RewardsView(
+            epoch=None,
+            epochs=(7,),
+            receipts=2,
+            statements=1,
+            paid_in=64_000,
+            paid_out=64_000,
+            pending=0,
+            schemes={"dawid_skene": 2},
+            balances=(BalanceView(organization="North", peers=("P0",), balance=-64_000, **balance),),
+            digest="d1" * 32,
+        ),
+        receipts=(),
+        reasons={"North": (Reason(role="querier", amount=-64_000, receipts=2, why="it asked 64 inputs"),)},
+    )
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
@@ -106,6 +147,38 @@ def test_the_report_says_who_served_and_what_it_took(is_terminal: bool) -> None:
         "1.0 kB + 2.00 MB",
     ):
         assert expected in text, expected
+
+
+def test_the_report_compares_the_books_of_all_nodes() -> None:
+    def printed(found: Settlement) -> str:
+        console = Console(file=io.StringIO(), width=160, color_system=None)
+        print_settlement(console, found)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    found = settlement()
+    equal = printed(found)
+    other = replace(found.books[1], digest="e2" * 32)
+    unequal = printed(replace(found, books=(found.books[0], other)))
+    late = printed(replace(found, late=replace(found.late, receipts=1)))
+
+    assert "balances are equal on every node" in equal
+    assert "Registry, started only now, has the same books after 2.2 s" in equal
+    assert "North: -0.064000 as querier, it asked 64 inputs" in equal
+    assert "0.064000 paid in = 0.064000 paid out + 0.000000 pending" in equal
+    assert "BALANCES DIFFER" in unequal
+    assert "equal on every node" not in unequal
+    assert "has OTHER books" in late
+
+
+@pytest.mark.parametrize("changes", [{"receipts": 3}, {"statements": 0}, {"digest": "00" * 32}])
+def test_books_that_differ_anywhere_fail_the_demo(changes: dict[str, Any]) -> None:
+    found = settlement()
+
+    assert found.holds
+    assert not replace(found, books=(found.books[0], replace(found.books[1], **changes))).holds
+    assert not replace(found, late=replace(found.late, **changes)).holds
+    assert not replace(found, rewards=replace(found.rewards, paid_out=63_999)).holds
 
 
 def test_the_json_is_json() -> None:

@@ -13,7 +13,18 @@ import msgpack
 import finode.wire
 from finode.config import Role
 from finode.identity import Identity
-from finode.wire import committee, contribution, control, cosigning, directory, preprocessing, receipts, session, shares
+from finode.wire import (
+    committee,
+    contribution,
+    control,
+    cosigning,
+    directory,
+    preprocessing,
+    receipts,
+    reconciliation,
+    session,
+    shares,
+)
 from finode.wire.message import Message
 from finode.wire.signed import sign
 
@@ -155,6 +166,8 @@ SET = contribution.DeploymentSet(
     sigma_milli=0,
 )
 OPENING = contribution.Opening(of=SET, epoch=3, sessions=(ID16,), samples=64)
+KEY_RANGE = reconciliation.KeyRange(start=b"", until=bytes(9), count=1, fingerprint=b"", hashes=(ID32,))
+ENVELOPE = reconciliation.Envelope(kind=reconciliation.RecordKind.RECEIPT, data=b"a record")
 CO_SIGNATURES = tuple(
     receipts.CoSignature(peer=peer, signature=bytes(64)) for peer in sorted((FIRST.peer_id, SECOND.peer_id))
 )
@@ -235,6 +248,11 @@ EXAMPLES: tuple[Message, ...] = (
     contribution.BallotsKept(session=ID16, kept=True),
     contribution.LabelsCounted(session=ID16),
     contribution.JoinFeedback(session=ID16),
+    reconciliation.Compare(ranges=(KEY_RANGE,)),
+    reconciliation.Compared(ranges=(KEY_RANGE,), have=(ID32,), want=(ID32,), until=bytes(9)),
+    reconciliation.FetchRecords(hashes=(ID32,)),
+    reconciliation.LedgerRecords(records=(ENVELOPE,), done=1),
+    reconciliation.RecordsTaken(new=1),
     preprocessing.RequestMasks(committee=ID32),
     preprocessing.Masks(committee=ID32, seeds=(ID32,)),
     preprocessing.Deal(committee=ID32, serial=ID16, batch=2),

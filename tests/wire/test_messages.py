@@ -9,7 +9,7 @@ import pytest
 
 from finode.config import Role
 from finode.errors import FinodeError
-from finode.wire import committee, message, preprocessing, shares
+from finode.wire import committee, message, preprocessing, reconciliation, shares
 from finode.wire.committee import Reveal, Vote, deployment_id
 from finode.wire.control import Hello
 from finode.wire.directory import Color, DeploymentRef, InputSpec, ServiceSpec
@@ -19,9 +19,11 @@ from tests.wire.conftest import (
     ACCEPT,
     AUGMENTED,
     DEALER,
+    ENVELOPE,
     EXAMPLES,
     FIRST,
     ID32,
+    KEY_RANGE,
     OFFER,
     OWNER,
     QUERIER,
@@ -183,6 +185,37 @@ BAD = [
     bad(BY_TYPE[preprocessing.OfferBundle], correction_bytes=-1),
     bad(BY_TYPE[JoinLane], key=b""),
     bad(BY_TYPE[LaneJoined], committee=b""),
+    bad(KEY_RANGE, start=bytes(42)),
+    bad(KEY_RANGE, until=bytes(42)),
+    bad(KEY_RANGE, start=bytes(9)),
+    bad(KEY_RANGE, count=-1),
+    bad(KEY_RANGE, count=2),
+    bad(KEY_RANGE, fingerprint=bytes(15)),
+    bad(KEY_RANGE, fingerprint=bytes(16)),
+    bad(KEY_RANGE, hashes=(b"",)),
+    bad(KEY_RANGE, count=4097, hashes=(ID32,) * 4097),
+    bad(ENVELOPE, data=b""),
+    bad(ENVELOPE, data=bytes(5 << 20)),
+    bad(BY_TYPE[reconciliation.Compare], ranges=()),
+    bad(BY_TYPE[reconciliation.Compare], ranges=(KEY_RANGE, KEY_RANGE)),
+    bad(
+        BY_TYPE[reconciliation.Compare],
+        ranges=(
+            dataclasses.replace(KEY_RANGE, count=4096, hashes=(ID32,) * 4096),
+            dataclasses.replace(KEY_RANGE, start=bytes(9), until=b""),
+        ),
+    ),
+    bad(BY_TYPE[reconciliation.Compared], ranges=(KEY_RANGE, KEY_RANGE)),
+    bad(BY_TYPE[reconciliation.Compared], ranges=(KEY_RANGE,) * 1025),
+    bad(BY_TYPE[reconciliation.Compared], have=(ID32,) * 4097),
+    bad(BY_TYPE[reconciliation.Compared], want=(b"",)),
+    bad(BY_TYPE[reconciliation.Compared], until=bytes(42)),
+    bad(BY_TYPE[reconciliation.FetchRecords], hashes=()),
+    bad(BY_TYPE[reconciliation.FetchRecords], hashes=(ID32,) * 4097),
+    bad(BY_TYPE[reconciliation.FetchRecords], hashes=(b"",)),
+    bad(BY_TYPE[reconciliation.LedgerRecords], records=(ENVELOPE,) * 4097),
+    bad(BY_TYPE[reconciliation.LedgerRecords], done=-1),
+    bad(BY_TYPE[reconciliation.RecordsTaken], new=-1),
 ]
 
 
