@@ -79,6 +79,7 @@ class Conjunctions:
             )
             for term in terms
         ]
+        self._rows_on: dict[torch.device, list[Tensor]] = {}
 
     def material(self, source: Source, shape: Shape) -> ConjunctionMaterial:
         """Take masks for bits of `shape`; of the products, `len(products)` bits of correction each."""
@@ -98,7 +99,7 @@ class Conjunctions:
         one = torch.full_like(opened[:1], 1 if first else 0)
         stack = torch.cat((one, material.masks, material.products))
         results = []
-        for term, rows in zip(self.terms, self._rows, strict=True):
+        for term, rows in zip(self.terms, self._rows_at(stack.device), strict=True):
             # Row s holds the share of the product of mu over the literals in s. Each literal in turn, from the last,
             # folds the rows with it onto those without: (m xor mu) * rest = m * rest xor (mu * rest).
             folded = stack[rows]
@@ -108,6 +109,11 @@ class Conjunctions:
                 folded = (folded[:half] & public) ^ folded[half:]
             results.append(folded[0])
         return results
+
+    def _rows_at(self, device: torch.device) -> list[Tensor]:
+        if device not in self._rows_on:
+            self._rows_on[device] = [rows.to(device) for rows in self._rows]
+        return self._rows_on[device]
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -179,7 +185,7 @@ class Sign:
         if first:
             linear = linear ^ ring.digit(k, self.bits, 1).to(torch.uint8)
         if not equal:
-            return torch.empty((0, *k.shape), dtype=torch.uint8), linear
+            return torch.empty((0, *k.shape), dtype=torch.uint8, device=k.device), linear
         return torch.stack([*reversed(equal), *reversed(less[:-1])]) ^ material.conjunctions.masks, linear
 
     def sign(self, opened: Tensor, linear: Tensor, material: SignMaterial, first: bool) -> Tensor:
