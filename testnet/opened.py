@@ -24,7 +24,7 @@ from finode.client import Client
 from finode.config import Role
 from finode.daemon.schemes import ENTROPY_TOLERANCE, Opened, Statements, sums_of_answers, sums_of_statements
 from finode.daemon.statements import read_statements
-from finode.errors import ConfigError, DaemonUnavailable, PeerRefused
+from finode.errors import ConfigError, DaemonUnavailable
 from finode.testnet.demo import Screen
 from finode.testnet.digits import INPUT_SHAPE, AnsweringModels, export_answering
 from finode.testnet.fairness import OWNERS, QUERIES, Score, score_statements, score_sums
@@ -42,7 +42,6 @@ OFFERS_TIMEOUT_S = 30.0
 OPENED_TIMEOUT_S = 120.0
 """An epoch, the grace after it, and an opening that is put off a few times on a machine that is busy."""
 SPREAD_TIMEOUT_S = 60.0
-FEEDBACK_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,22 +264,8 @@ async def give_labels(asked: Sequence[AskedPart], models: AnsweringModels, scree
     """Share the true labels of all sessions, each by the node that asked it."""
     for done, part in enumerate(asked, start=1):
         async with Client(home=part.querier.home) as client:
-            await _feedback(client, part.session, [int(label) for label in models.labels[part.inputs]])
+            await client.feedback(part.session, models.labels[part.inputs])
         screen.step("labels", f"shared by {part.querier.organization}", done, len(asked))
-
-
-async def _feedback(client: Client, session: str, labels: Sequence[int]) -> None:
-    # The votes are kept when the statistics are done, which is after the answer: the last session's may not be yet.
-    for _ in range(FEEDBACK_TRIES - 1):
-        try:
-            await client.feedback(session, labels)
-        except PeerRefused as error:
-            if error.reason != "not-kept":
-                raise
-            await trio.sleep(1)
-        else:
-            return
-    await client.feedback(session, labels)
 
 
 async def wait_opened(network: Network, plan: Plan, screen: Screen) -> tuple[Statements, tuple[Books, ...]]:

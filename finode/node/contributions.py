@@ -94,12 +94,12 @@ class ContributionStore:
         )
         return [Part(session=row[0], querier=PeerId(row[1]), count=row[2], ended_ms=row[3]) for row in rows]
 
-    def begun(self, key: bytes) -> Opening | None:
-        """Return the oldest opening of a set that was begun here and is not finished."""
-        row = self._connection.execute(
-            "SELECT body FROM openings WHERE key = ? AND NOT finished ORDER BY given_ms LIMIT 1", (key,)
-        ).fetchone()
-        return None if row is None else canonical.decode(row[0], Opening)
+    def begun(self, key: bytes) -> list[Opening]:
+        """Return the openings of a set that were begun here and are not finished, the oldest first."""
+        rows = self._connection.execute(
+            "SELECT body FROM openings WHERE key = ? AND NOT finished ORDER BY given_ms, id", (key,)
+        )
+        return [canonical.decode(row[0], Opening) for row in rows]
 
     def gave(self, opening: Opening) -> bool:
         """Return whether this party gave its share of exactly this opening."""

@@ -4,7 +4,7 @@ The first party of a deployment set leads. At the end of an epoch it proposes wh
 other party checks that by its own records. The leader commits to its share before it sees another one, so that it
 cannot choose it; every party adds up the shares itself and signs what it got, then the dealer signs, which compares
 the sessions with the receipts that it signed. One signature that lacks, and there is no statement: the opening is tried
-again, with the same sessions and the same shares, until there is one.
+again, with the same sessions and the same shares, until there is one; other sessions go on meanwhile.
 
 Shares have no authentication codes: a party that adds something to its own share shifts the sums. What cannot be true
 is found (`finode.ledger.opening.contradiction_in`); what is consistently false is not. docs/rewards.md says so.
@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from finode.config import Config
 from finode.errors import FinodeError, PeerRefused, RemoteProtocolError
 from finode.identity import Identity, PeerId
-from finode.ledger.opening import contradiction_in, largest_opening, may_open
+from finode.ledger.opening import Part, contradiction_in, largest_opening, may_open
 from finode.net.interface import Network, Stream
 from finode.node.contributions import ContributionStore, Noise
 from finode.node.filing import Filing
@@ -158,26 +158,27 @@ class Openings:
         """Open, once each, what may be opened now of the sets that this node leads."""
         for of in self._store.sets():
             if of.parties[0] == self._own:
-                await self._look_at(of)
+                for begun in self._store.begun(of.key):
+                    await self._try(begun.id, begun)
+                # One that cannot be finished must not keep the sessions that come after it from being opened.
+                await self._try(of.key, self._next(of))
 
-    async def _look_at(self, of: DeploymentSet) -> None:
-        not_before, pause_s = self._later.get(of.key, (0.0, PAUSE_S))
-        if trio.current_time() < not_before or (opening := self._next(of)) is None:
+    async def _try(self, key: bytes, opening: Opening | None) -> None:
+        not_before, pause_s = self._later.get(key, (0.0, PAUSE_S))
+        if opening is None or trio.current_time() < not_before:
             return
         try:
             await self.lead(opening)
-            self._later.pop(of.key, None)
+            self._later.pop(key, None)
         except FinodeError as error:
             self._log.info("opening put off", epoch=opening.epoch, sessions=len(opening.sessions), why=error.message)
-            self._later[of.key] = (trio.current_time() + pause_s, min(2 * pause_s, LONGEST_PAUSE_S))
+            self._later[key] = (trio.current_time() + pause_s, min(2 * pause_s, LONGEST_PAUSE_S))
 
     def _next(self, of: DeploymentSet) -> Opening | None:
-        """Return the opening that was begun, else one of all sessions of past epochs that the rules let open."""
-        if (begun := self._store.begun(of.key)) is not None:
-            return begun
+        """Return an opening of all waiting sessions of past epochs that the rules let open."""
         epoch = (self._clock_ms() - GRACE_MS) // (1000 * of.epoch_s)
         past = [part for part in self._store.waiting(of.key) if part.ended_ms // (1000 * of.epoch_s) < epoch]
-        known = [part for part in past if self._receipt_of(part.session) is not None]
+        known = [part for part in past if self._is_known(of, part)]
         if not (chosen := largest_opening(known, of.min_queries)):
             return None
         return Opening(
@@ -186,6 +187,18 @@ class Openings:
             sessions=tuple(sorted(part.session for part in chosen)),
             samples=sum(part.count for part in chosen),
         )
+
+    def _is_known(self, of: DeploymentSet, part: Part) -> bool:
+        """Whether the session's receipt is here and says what the dealer will compare: an id may be used twice."""
+        receipt = self._receipt_of(part.session)
+        if receipt is None or (receipt.parties, receipt.dealer, receipt.models, receipt.vote) != (
+            of.parties,
+            of.dealer,
+            of.models,
+            of.vote,
+        ):
+            return False
+        return receipt.count == part.count if of.kind is StatementKind.AGREEMENT else receipt.count >= part.count
 
     async def lead(self, opening: Opening) -> None:
         """Open one opening with all other parties, have it signed and file the statement.
@@ -303,7 +316,9 @@ class Openings:
         if not may_open(parts, of.min_queries):
             return "too few inputs or sessions, or one querier asked more than half of them"
         over = (self._clock_ms() + CLOCK_SKEW_MS) // (1000 * of.epoch_s)
-        if opening.epoch >= over or any(part.ended_ms // (1000 * of.epoch_s) > opening.epoch for part in parts):
+        # A session has its own end at each party: one at the turn of an epoch may be a moment late here.
+        ended = [(part.ended_ms - CLOCK_SKEW_MS) // (1000 * of.epoch_s) for part in parts]
+        if opening.epoch >= over or any(epoch > opening.epoch for epoch in ended):
             return "its epoch is not over"
         return ""
 

@@ -142,8 +142,9 @@ def test_exported_models_are_those_that_answer(tmp_path: Path) -> None:
     exported = export_answering(tmp_path, owners=1, alpha=1.0, seed=2, queries=1600)
 
     np.testing.assert_array_equal(exported.answers, answers(owners=1, alpha=1.0, seed=2, queries=1600)[0])
-    plan, weights = import_onnx(exported.paths[0])
-    np.testing.assert_allclose(probabilities(plan, weights, exported.inputs), exported.answers[0], atol=1e-5)
+    model = import_onnx(exported.paths[0])
+    private = probabilities(model.plan, model.weights, exported.inputs)
+    np.testing.assert_allclose(private, exported.answers[0], atol=1e-5)
 
 
 def linear(path: Path, weights: np.ndarray) -> Path:
