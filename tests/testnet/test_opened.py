@@ -185,7 +185,7 @@ def toy_models(directory: Path, owners: int, inputs: int) -> AnsweringModels:
 @pytest.mark.slow
 @pytest.mark.trio
 async def test_daemons_open_the_sums_and_every_node_pays_alike(tmp_path: Path) -> None:
-    plan = Plan(queries=16, batch=4, epoch_s=4, min_queries=8)
+    plan = Plan(queries=16, batch=4, epoch_s=2, min_queries=8)
     models, screen = toy_models(tmp_path, 3, plan.queries), Silent()
     network = await start(opened.fairness_topology(3, plan), tmp_path / "net")
     try:
