@@ -203,14 +203,14 @@ class Ledger:
             raise InputError(f"several receipts match {prefix!r}", hint="give more digits of an id or a session")
         return self._recall_as(VerifiedReceipt, RecordKind.RECEIPT, rows[0])
 
-    def receipt_of(self, session: bytes) -> VerifiedReceipt | None:
-        """Return a receipt of a session, the one of the lowest id if members contradicted each other; None if none."""
+    def receipts_of(self, session: bytes) -> tuple[VerifiedReceipt, ...]:
+        """Return the receipts of a session: several if somebody made one up, or members contradicted each other."""
         rows = self._read(
             f"SELECT id, hash, envelope FROM records WHERE kind = 'receipt' AND {_CURRENT} AND id IN "  # noqa: S608
-            "(SELECT id FROM sessions WHERE subject = 'receipt' AND session = ?) ORDER BY id LIMIT 1",
+            "(SELECT id FROM sessions WHERE subject = 'receipt' AND session = ?) ORDER BY id",
             (session,),
         )
-        return self._recall_as(VerifiedReceipt, RecordKind.RECEIPT, rows[0]) if rows else None
+        return tuple(self._recall_as(VerifiedReceipt, RecordKind.RECEIPT, row) for row in rows)
 
     def statements(self) -> tuple[VerifiedStatement, ...]:
         """Return all epoch statements, by epoch."""

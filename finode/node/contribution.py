@@ -57,7 +57,7 @@ class Contribution:
         self._own = identity.peer_id
         self._store = store
         self._box = BallotBox(config.party.feedback_window_s, trio.current_time)
-        self._openings = Openings(network, identity, store, filing.receipt_of, filing, noise_of, now_ms, config, log)
+        self._openings = Openings(network, identity, store, filing.receipts_of, filing, noise_of, now_ms, config, log)
         self._taker = FeedbackTaker(network, pool, self._box, store, now_ms, config, log)
         self._asked = AskedSessions()
         self._giver = FeedbackGiver(network, self._asked, config)

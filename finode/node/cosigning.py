@@ -30,7 +30,7 @@ from finode.node.verdicts import verdict_of
 from finode.node.witness import DealerWitness, PartyWitness, QuerierWitness, Sealing, Witness
 from finode.wire.committee import ModelTerm, Terms
 from finode.wire.cosigning import AskReport, AskSignature, Decline, DeclineReason, Ending, Finished, Report, Signature
-from finode.wire.receipts import Order, Receipt, SignedReceipt, Work
+from finode.wire.receipts import Agreed, Order, Receipt, SignedReceipt, Work
 from finode.wire.shares import Fault, StartSession, Verdict
 from finode.wire.signed import Signed, sign
 
@@ -105,7 +105,14 @@ class Cosigning:
 
     def order(self, sealed: SealedCommittee, session: bytes, serial: bytes, count: int) -> Signed:
         """Return the querier's signed order of a session."""
-        order = Order(session=session, committee=sealed.id, serial=serial, count=count, created_ms=now_ms())
+        order = Order(
+            session=session,
+            committee=sealed.id,
+            serial=serial,
+            count=count,
+            created_ms=now_ms(),
+            agreed=Agreed.by(sealed.terms).hash,
+        )
         return sign(self._identity, order)
 
     @contextmanager

@@ -117,10 +117,10 @@ class LedgerKeeper:
         added = await self._keep([verified])
         await self._gossip(one.record for one in added if not isinstance(one.record, VerifiedEquivocation))
 
-    def receipt_of(self, session: bytes) -> Receipt | None:
-        """See `Filing.receipt_of`."""
-        found = self.ledger.receipt_of(session)
-        return None if found is None else found.receipt
+    def receipts_of(self, session: bytes) -> Sequence[Receipt]:
+        """See `Filing.receipts_of`."""
+        found = sorted(self.ledger.receipts_of(session), key=lambda one: (-len(one.signers), one.id))
+        return [one.receipt for one in found]
 
     async def take(self, sender: PeerId, envelopes: Sequence[Envelope]) -> int:
         """Take records that a peer handed over and return how many brought something new."""

@@ -3,8 +3,10 @@
 The first party of a deployment set leads. At the end of an epoch it proposes what may be opened of what waits; every
 other party checks that by its own records. The leader commits to its share before it sees another one, so that it
 cannot choose it; every party adds up the shares itself and signs what it got, then the dealer signs, which compares
-the sessions with the receipts that it signed. One signature that lacks, and there is no statement: the opening is tried
-again, with the same sessions and the same shares, until there is one; other sessions go on meanwhile.
+the sessions with the receipts that it has, and at last the first party. Each writes down what it signs before it does,
+and never signs other sums of one of these sessions: a first party that shows it others, to choose among them or to hold
+two signatures against it, gets none. One signature that lacks, and there is no statement: the opening is tried again,
+with the same sessions and the same shares, until there is one; other sessions go on meanwhile.
 
 Shares have no authentication codes: a party that adds something to its own share shifts the sums. What cannot be true
 is found (`finode.ledger.opening.contradiction_in`); what is consistently false is not. docs/rewards.md says so.
@@ -43,7 +45,7 @@ from finode.wire.contribution import (
     SignStatement,
     StatementSigned,
 )
-from finode.wire.receipts import CoSignature, EpochStatement, Receipt, SignedStatement, StatementKind
+from finode.wire.receipts import CoSignature, EpochStatement, Outcome, Receipt, SignedStatement, StatementKind
 from finode.wire.shares import Failed, Fault, Verdict
 from finode.wire.signed import check_co_signature, co_sign
 
@@ -111,6 +113,15 @@ def scaled(noise: Noise, of: DeploymentSet) -> Noise:
     return vector
 
 
+def _fits(of: DeploymentSet | EpochStatement, receipt: Receipt) -> bool:
+    """Whether a receipt is of a session that these parties answered on these models."""
+    stated = (of.federation, of.parties, of.dealer, of.models, of.vote, of.classes)
+    one = receipt
+    return stated == (one.federation, one.parties, one.dealer, one.models, one.vote, one.classes) and (
+        one.outcome is Outcome.ANSWERED
+    )
+
+
 def _commitment(salt: bytes, share: Buffer) -> bytes:
     return hashlib.sha256(b"finode/share\0" + salt + bytes(share)).digest()
 
@@ -118,7 +129,8 @@ def _commitment(salt: bytes, share: Buffer) -> bytes:
 class Openings:
     """Leads, joins and signs openings.
 
-    `receipt_of` gives the receipt of a session that the ledger has, `noise_of` noise of a deviation (thousandths).
+    `receipts_of` gives the receipts of a session that the ledger has (several, if somebody made one up under the same
+    id), `noise_of` noise of a deviation (thousandths).
     """
 
     def __init__(
@@ -126,7 +138,7 @@ class Openings:
         network: Network,
         identity: Identity,
         store: ContributionStore,
-        receipt_of: Callable[[bytes], Receipt | None],
+        receipts_of: Callable[[bytes], Sequence[Receipt]],
         filing: Filing,
         noise_of: Callable[[int], Noise],
         clock_ms: Callable[[], int],
@@ -137,7 +149,7 @@ class Openings:
         self._identity = identity
         self._own = identity.peer_id
         self._store = store
-        self._receipt_of = receipt_of
+        self._receipts_of = receipts_of
         self._filing = filing
         self._noise_of = noise_of
         self._clock_ms = clock_ms
@@ -189,16 +201,11 @@ class Openings:
         )
 
     def _is_known(self, of: DeploymentSet, part: Part) -> bool:
-        """Whether the session's receipt is here and says what the dealer will compare: an id may be used twice."""
-        receipt = self._receipt_of(part.session)
-        if receipt is None or (receipt.parties, receipt.dealer, receipt.models, receipt.vote) != (
-            of.parties,
-            of.dealer,
-            of.models,
-            of.vote,
-        ):
-            return False
-        return receipt.count == part.count if of.kind is StatementKind.AGREEMENT else receipt.count >= part.count
+        """Whether a receipt of the session is here that says what the dealer will compare: an id may be used twice."""
+        counts = [one.count for one in self._receipts_of(part.session) if _fits(of, one)]
+        if of.kind is StatementKind.AGREEMENT:
+            return part.count in counts
+        return any(count >= part.count for count in counts)
 
     async def lead(self, opening: Opening) -> None:
         """Open one opening with all other parties, have it signed and file the statement.
@@ -225,7 +232,7 @@ class Openings:
             ordered = [shares[peer] for peer in of.parties]
             statement = statement_of(opening, ordered)
             body = statement.encode()
-            signatures = [CoSignature(peer=self._own, signature=co_sign(self._identity, body, EpochStatement))]
+            signatures: list[CoSignature] = []
             show = OpenShares(opening=opening.id, salt=salt)
 
             async def have_signed(peer: PeerId) -> None:
@@ -235,6 +242,10 @@ class Openings:
 
             await together([partial(have_signed, peer) for peer in others])
             signatures.append(await self._ask_dealer(statement, body))
+            # Last: the others may have found what cannot be true, and a member signs one statement of a session only.
+            if why := self._refusal(statement):
+                raise PeerRefused(f"these sums are not signed here: {why}", peer=self._own, reason="refused")
+            signatures.append(CoSignature(peer=self._own, signature=co_sign(self._identity, body, EpochStatement)))
         finally:
             for stream in streams.values():
                 await stream.close()
@@ -326,13 +337,13 @@ class Openings:
         """Sign, as the dealer, what the first party of the statement opened, if the receipts say the same."""
         if stream.peer != statement.parties[0] or self._own != statement.dealer:
             raise RemoteProtocolError(f"{stream.peer} asks for a signature that is not ours to give", peer=stream.peer)
-        receipts = {session: self._receipt_of(session) for session in statement.sessions}
-        if lacking := tuple(session for session, receipt in receipts.items() if receipt is None):
+        known = {session: self._receipts_of(session) for session in statement.sessions}
+        if lacking := tuple(session for session, receipts in known.items() if not receipts):
             await stream.send(OpeningReady(opening=statement.id, lacking=lacking))
             return
-        found = [receipt for receipt in receipts.values() if receipt is not None]
-        stated = (statement.parties, statement.dealer, statement.models, statement.vote)
-        if any((one.parties, one.dealer, one.models, one.vote) != stated for one in found):
+        fitting = [next((one for one in receipts if _fits(statement, one)), None) for receipts in known.values()]
+        found = [receipt for receipt in fitting if receipt is not None]
+        if len(found) < len(fitting):
             await self._refuse(stream, statement.id, "a session was run by others, or on other models")
             return
         count = sum(one.count for one in found)
@@ -343,11 +354,17 @@ class Openings:
         await self._sign(stream, statement)
 
     async def _sign(self, stream: Stream, statement: EpochStatement) -> None:
-        if why := contradiction_in(statement):
+        if why := self._refusal(statement):
             await self._refuse(stream, statement.id, why)
             return
         signature = co_sign(self._identity, statement.encode(), EpochStatement)
         await stream.send(StatementSigned(statement=statement.id, signature=signature))
+
+    def _refusal(self, statement: EpochStatement) -> str:
+        """Return why this node does not sign a statement; "" once it is written down that it signs this one."""
+        if why := contradiction_in(statement):
+            return why
+        return "" if self._store.vow(statement) else "this node signed other sums of one of its sessions"
 
     async def _refuse(self, stream: Stream, subject: bytes, why: str) -> None:
         self._log.warning("epoch statement refused", peer=stream.peer, why=why)

@@ -271,7 +271,7 @@ def test_the_whole_demo_agrees_with_plaintext() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["holds"] is True
-    first, second = found["queries"]
+    first, second, _ = found["queries"]
     assert first["agreement"]["questions"] == 32
     assert first["committee"]["id"] == second["committee"]["id"]
     assert second["timings"]["deployment_s"] < first["timings"]["deployment_s"]
