@@ -15,6 +15,7 @@ is found (`finode.ledger.opening.contradiction_in`); what is consistently false 
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,7 +33,8 @@ from finode.node.contributions import ContributionStore, Noise
 from finode.node.filing import Filing
 from finode.node.tasks import together
 from finode.smpc.engine import Buffer
-from finode.smpc.statistics_layout import SCALE_BITS, joint_length, statistics_length
+from finode.smpc.noise import epsilon, zcdp
+from finode.smpc.statistics_layout import SCALE_BITS, joint_length, sensitivity, statistics_length
 from finode.wire.contribution import (
     PROTOCOL,
     SALT_BYTES,
@@ -49,6 +51,8 @@ from finode.wire.receipts import CoSignature, EpochStatement, Outcome, Receipt, 
 from finode.wire.shares import Failed, Fault, Verdict
 from finode.wire.signed import check_co_signature, co_sign
 
+DELTA = 1e-6
+"""At which epsilon is stated."""
 LOOK_S = 1.0
 """How often the first party looks whether an epoch ended."""
 GRACE_MS = 1500
@@ -120,6 +124,22 @@ def _fits(of: DeploymentSet | EpochStatement, receipt: Receipt) -> bool:
     return stated == (one.federation, one.parties, one.dealer, one.models, one.vote, one.classes) and (
         one.outcome is Outcome.ANSWERED
     )
+
+
+def stated_epsilon(of: DeploymentSet) -> float:
+    """Return the epsilon, at delta = `DELTA`, of what one input may change in a set's opened sums; infinite without noise.
+
+    One party's noise alone is counted: the others may know their own. Zero-concentrated privacy adds up over the parts.
+    """
+    if not of.sigma_milli:
+        return math.inf
+    models, sigma = len(of.models), of.sigma_milli / 1000
+    if of.kind is StatementKind.LABELS:
+        return epsilon(zcdp(sigma, math.sqrt(models)), DELTA)
+    each = sensitivity(models)
+    scale = 1 << SCALE_BITS
+    parts = [(each.joint, 1), (each.labels, 1), (each.agreement, scale), (each.entropy, scale)]
+    return epsilon(sum(zcdp(sigma * unit, size) for size, unit in parts if size), DELTA)
 
 
 def _commitment(salt: bytes, share: Buffer) -> bytes:
@@ -252,7 +272,13 @@ class Openings:
         signatures.sort(key=lambda one: one.peer)
         await self._filing.file(SignedStatement(body=body, signatures=tuple(signatures)))
         self._store.finish(opening)
-        self._log.info("sums opened", epoch=opening.epoch, sessions=len(opening.sessions), samples=opening.samples)
+        self._log.info(
+            "sums opened",
+            epoch=opening.epoch,
+            sessions=len(opening.sessions),
+            samples=opening.samples,
+            epsilon=round(stated_epsilon(of), 3) if of.sigma_milli else None,
+        )
 
     async def _propose(self, peer: PeerId, opening: Opening, streams: dict[PeerId, Stream]) -> None:
         stream = streams[peer] = await self._network.open(peer, PROTOCOL, timeout_s=self._timeout_s)

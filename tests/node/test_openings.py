@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import ChainMap
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -25,7 +27,7 @@ from finode.net.interface import Stream
 from finode.net.memory import MemoryFederation
 from finode.node.contributions import ContributionStore
 from finode.node.filing import Record
-from finode.node.openings import PAUSE_S, Openings
+from finode.node.openings import PAUSE_S, Openings, stated_epsilon
 from finode.wire.committee import Reveal, RewardTerms, Scheme, Vote
 from finode.wire.contribution import PROTOCOL, DeploymentSet, Opening, ProposeOpening, SignStatement
 from finode.wire.receipts import (
@@ -37,6 +39,7 @@ from finode.wire.receipts import (
     Work,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 EPOCH_S = 100
 NOW_MS = 1_000_000_000
 IDENTITIES = [Identity.from_seed(bytes([40 + index] * 32)) for index in range(5)]
@@ -423,6 +426,21 @@ async def test_noise_is_in_the_share_and_stays_the_same(tmp_path: Path) -> None:
         statement = verify_statement(signed).statement
         assert statement.counts == tuple(count + 2 * len(PARTIES) for count in (40, 0, 40, 0))
         assert statement.sigma_milli == 2000
+
+
+def test_the_epsilon_that_is_stated_is_that_of_the_documents() -> None:
+    models = tuple(replace(MODELS[0], version=bytes([k] * 32)) for k in range(5))
+    table = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8").partition("## Noise")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in re.findall(r"^\| \d.*", table, re.MULTILINE)
+    ]
+
+    assert len(rows) == 6
+    for sigma, votes, labels in rows:
+        of = replace(SET, models=models, sigma_milli=1000 * int(sigma))
+        assert float(votes) == pytest.approx(stated_epsilon(of), abs=0.06)
+        assert float(labels) == pytest.approx(stated_epsilon(replace(of, kind=StatementKind.LABELS)), abs=0.06)
+    assert stated_epsilon(SET) == math.inf
 
 
 def test_shares_survive_a_restart_and_are_wiped_when_given(tmp_path: Path) -> None:
