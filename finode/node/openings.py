@@ -127,7 +127,7 @@ def _fits(of: DeploymentSet | EpochStatement, receipt: Receipt) -> bool:
 
 
 def stated_epsilon(of: DeploymentSet) -> float:
-    """Return the epsilon, at delta = `DELTA`, of what one input may change in a set's opened sums; infinite without noise.
+    """Return the epsilon (at `DELTA`) of what one input may change in a set's opened sums; without noise, infinity.
 
     One party's noise alone is counted: the others may know their own. Zero-concentrated privacy adds up over the parts.
     """
