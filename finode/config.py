@@ -99,6 +99,9 @@ class NodeSection(Section):
         default=1, ge=1, le=64, description="warm worker processes; each holds torch, about 300 MB of memory"
     )
     worker_threads: int = Field(default=1, ge=1, le=256, description="threads of one worker's tensor operations")
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="where workers compute: the processor, or an NVIDIA GPU (native engine only)"
+    )
     capacity: int = Field(default=4, ge=1, le=256, description="sessions at once; beyond that the node refuses as busy")
 
 

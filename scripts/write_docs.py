@@ -454,6 +454,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "records": records_block,
     "standing": standing_block,
     "engine-frames": _source_block("finode/smpc/frames.py"),
+    "export": _source_block("finode/ledger/export.py"),
     "settings": settings_block,
     "plan": _source_block("finode/smpc/plan.py"),
     "role": lambda: enum_section(Role),

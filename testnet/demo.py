@@ -2,7 +2,7 @@
 
 1. Six daemons start while five small models are trained on an uneven split of scikit-learn's digits.
 2. Each owner registers its model and its training counts with its own daemon, as `finode models add` does.
-3. The sixth asks for 32 digits that nobody trained on, in one batch, and again on the committee that is now there.
+3. The sixth asks for 32 digits that nobody trained on, in one batch, and for others on the committee that is now there.
 4. The answers are compared with the plaintext vote, which only a demo can compute: here all models lie on one
    machine.
 5. When the epoch is over, the receipts and balances of all nodes are compared, and those of a seventh that starts then.
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import trio
 
 from finode.client import Answer, Client, Progress
-from finode.config import Role
+from finode.config import QuerierSection, Role
 from finode.errors import DaemonUnavailable, FinodeError
 from finode.testnet.digits import CLASSES, INPUT_SHAPE, DigitsFederation, prepare
 from finode.testnet.homes import register_model
@@ -33,9 +33,13 @@ from finode.testnet.topology import ModelFile, NodeSpec, Topology, default_topol
 
 DemoVote = Literal["soft", "prior"]
 SERVICE = "digits"
-QUESTIONS = 32
+QUESTIONS = (32, 32, 296)
+"""Digits of each query. The second is as large as the first, to compare; the third is the rest of those that nobody
+trained on: fewer would tell the models' merits no better than chance."""
 EPOCH_S = 4
 """Of the demo's federation. A real one takes a day; nobody waits so long for a demo."""
+MIN_QUERIES = sum(QUESTIONS)
+"""So that there is one statement over all queries, in whichever epochs they end."""
 LATE = NodeSpec(name="registry", organization="Regional Registry", roles=(Role.QUERIER,))
 """The node that starts when all is over."""
 NEAR_TIE = 0.004
@@ -90,6 +94,20 @@ class DemoResult:
     seconds: dict[str, float]
 
     @property
+    def agreement(self) -> Agreement:
+        """How well the answers of all queries fit."""
+        parts = [asked.agreement for asked in self.queries]
+        questions = sum(part.questions for part in parts)
+        return Agreement(
+            questions=questions,
+            same_labels=sum(part.same_labels for part in parts),
+            near_ties=sum(part.near_ties for part in parts),
+            wrong=sum(part.wrong for part in parts),
+            largest_difference=max(part.largest_difference for part in parts),
+            accuracy=sum(part.accuracy * part.questions for part in parts) / questions,
+        )
+
+    @property
     def holds(self) -> bool:
         return all(asked.agreement.holds for asked in self.queries) and self.settlement.holds
 
@@ -128,9 +146,9 @@ async def run_demo(
             watch.lap("start and training")
             await _register(network, federation, directory / "models", screen)
             watch.lap("registration")
-            queries = await _ask_twice(network, federation, vote, screen)
+            queries = await _ask_all(network, federation, vote, screen)
             watch.lap("queries")
-            settlement = await settle(network, LATE.name, len(queries), partial(screen.step, "settlement"))
+            settlement = await settle(network, LATE.name, _sessions(), partial(screen.step, "settlement"))
             watch.lap("settlement")
             nursery.cancel_scope.cancel()
     finally:
@@ -160,7 +178,7 @@ async def _start_and_train(
         owners=len(owners),
         alpha=0.5,
         seed=seed,
-        held_out=QUESTIONS,
+        held_out=sum(QUESTIONS),
         vote=vote,
         on_progress=on_trained,
     )
@@ -198,26 +216,33 @@ async def _offers(client: Client) -> int:
     return sum(len(service.offers) for service in await client.services() if service.name == SERVICE)
 
 
-async def _ask_twice(
-    network: Network, federation: DigitsFederation, vote: DemoVote, screen: Screen
-) -> tuple[Asked, ...]:
+async def _ask_all(network: Network, federation: DigitsFederation, vote: DemoVote, screen: Screen) -> tuple[Asked, ...]:
+    asked: list[Asked] = []
     async with Client(home=_querier(network).home) as client:
-        first = await _ask(client, federation, "first query", vote, screen)
-        second = await _ask(client, federation, "second query", vote, screen)
-    return first, second
+        for number, count in enumerate(QUESTIONS):
+            begin = sum(QUESTIONS[:number])
+            phase = f"query {number + 1} of {len(QUESTIONS)}"
+            asked.append(await _ask(client, federation, slice(begin, begin + count), phase, vote, screen))
+    return tuple(asked)
 
 
-async def _ask(client: Client, federation: DigitsFederation, phase: str, vote: DemoVote, screen: Screen) -> Asked:
+async def _ask(
+    client: Client, federation: DigitsFederation, which: slice, phase: str, vote: DemoVote, screen: Screen
+) -> Asked:
     def on_progress(progress: Progress) -> None:
         screen.step(phase, progress.phase, progress.done, progress.total)
 
-    screen.step(phase, f"{QUESTIONS} digits in one batch", 0, 0)
-    answer = await client.query(SERVICE, federation.inputs, vote=vote, on_progress=on_progress)
+    inputs = federation.inputs[which]
+    screen.step(phase, f"{len(inputs)} digits in one batch", 0, 0)
+    answer = await client.query(SERVICE, inputs, vote=vote, on_progress=on_progress)
     screen.step(phase, f"answered in {answer.timings.total_s:.1f} s", 1, 1)
     if answer.probabilities is None:
-        raise FinodeError(f"the {phase} asked for probabilities, and the answer has none")
+        raise FinodeError(f"{phase} asked for probabilities, and the answer has none")
     agreement = compare(
-        federation.plaintext_probabilities, federation.labels, answer.probabilities, answer.label_indices
+        federation.plaintext_probabilities[which],
+        federation.labels[which],
+        answer.probabilities,
+        answer.label_indices,
     )
     return Asked(answer=answer, agreement=agreement)
 
@@ -225,7 +250,7 @@ async def _ask(client: Client, federation: DigitsFederation, phase: str, vote: D
 def demo_topology() -> Topology:
     """Return the default topology, but its querier wants all models or no answer, so that there is one to compare."""
     topology = default_topology()
-    federation = {"federation": {"epoch_s": EPOCH_S}}
+    federation = {"federation": {"epoch_s": EPOCH_S, "min_queries": MIN_QUERIES}}
     querier = {"querier": {"min_models": len(topology.with_role(Role.OWNER))}}
     return replace(
         topology,
@@ -234,6 +259,11 @@ def demo_topology() -> Topology:
             for node in (*topology.nodes, LATE)
         ),
     )
+
+
+def _sessions() -> int:
+    """Return how many sessions the queries take: a session has so many inputs at most."""
+    return sum(-(-count // QuerierSection().max_batch) for count in QUESTIONS)
 
 
 def _querier(network: Network) -> NodeState:

@@ -109,11 +109,10 @@ def print_demo(console: Console, result: DemoResult) -> None:
             for organization, model in zip(result.owners, federation.models, strict=True)
         ],
     )
-    first = result.queries[0]
-    agreement = first.agreement
+    first, agreement = result.queries[0], result.agreement
     print_table(
         console,
-        f"{agreement.questions} digits that nobody trained on, asked in one batch",
+        f"{agreement.questions} digits that nobody trained on, asked in {len(result.queries)} queries",
         ("", "right", ""),
         [
             (
@@ -139,7 +138,7 @@ def print_demo(console: Console, result: DemoResult) -> None:
         ("", *(name for name, _ in _costs(first))),
         [
             (name, *(value for _, value in _costs(asked)))
-            for name, asked in zip(("first query", _second_name(result)), result.queries, strict=True)
+            for name, asked in zip(_names(result), result.queries, strict=True)
         ],
     )
     print_settlement(console, result.settlement)
@@ -197,7 +196,9 @@ def print_settlement(console: Console, settlement: Settlement) -> None:
     say("\nWhy")
     for organization, reasons in settlement.reasons.items():
         for reason in reasons:
-            say(f"  {organization}: {_credits(reason.amount)} as {reason.role}, {reason.why}")
+            of = f"{reason.receipts} receipts" if reason.receipts > 1 else "1 receipt"
+            say(f"  {organization}: {_credits(reason.amount)} as {reason.role}, {of}, such as: {reason.why}")
+    say("  `finode rewards explain ORGANIZATION` has every amount, and `finode receipts show ID` what it follows from")
 
 
 def _books_row(books: Books) -> tuple[str, ...]:
@@ -287,9 +288,12 @@ def _costs(asked: Asked) -> list[tuple[str, str]]:
     ]
 
 
-def _second_name(result: DemoResult) -> str:
-    first, second = (asked.answer.committee.id for asked in result.queries)
-    return "second, same committee" if first == second else "second, new committee"
+def _names(result: DemoResult) -> list[str]:
+    committees = [asked.answer.committee.id for asked in result.queries]
+    return [
+        f"{asked.agreement.questions} digits" + ("" if committee != before else ", same committee")
+        for asked, committee, before in zip(result.queries, committees, ["", *committees], strict=False)
+    ]
 
 
 def _percent(share: float) -> str:

@@ -7,7 +7,6 @@ for theirs, and compared. Then one more daemon starts, which knows nothing, and 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -39,7 +38,8 @@ class Books:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """Why an organization earned something in one role: the amount, of how many receipts, and the words for it."""
+    """Why an organization earned something in one role: the amount, of how many receipts, and what the ledger says of
+    the largest of them."""
 
     role: str
     amount: int
@@ -92,11 +92,11 @@ async def settle(network: Network, late_node: str, receipts: int, step: Step) ->
     await _settled(nodes[0], receipts)
     books: list[Books] = []
     for node in nodes:
-        books.append(await _same_books(node, books[0] if books else None, SETTLED_TIMEOUT_S))
+        books.append(await same_books(node, books[0] if books else None, SETTLED_TIMEOUT_S))
         step(f"{node.organization} has {books[-1].receipts} receipts", len(books), len(nodes) + 1)
     began = time.monotonic()
     late = network.start_later(late_node)
-    late_books = await _same_books(late, books[0], LATE_TIMEOUT_S)
+    late_books = await same_books(late, books[0], LATE_TIMEOUT_S)
     late_s = time.monotonic() - began
     step(f"{late.organization} started late and has {late_books.receipts}", len(nodes) + 1, len(nodes) + 1)
     async with Client(home=nodes[0].home) as client:
@@ -126,7 +126,7 @@ async def _settled(node: NodeState, receipts: int) -> None:
     )
 
 
-async def _same_books(node: NodeState, expected: Books | None, timeout_s: float) -> Books:
+async def same_books(node: NodeState, expected: Books | None, timeout_s: float) -> Books:
     """Return a node's books, as soon as they are `expected` or the time is up."""
     books: Books | None = None
     with trio.move_on_after(timeout_s):
@@ -153,13 +153,12 @@ async def _same_books(node: NodeState, expected: Books | None, timeout_s: float)
 
 
 def _reasons(explanation: ExplanationView) -> tuple[Reason, ...]:
-    """Sum up an explanation by role and words, the largest amount first."""
-    amounts: dict[tuple[str, str], int] = defaultdict(int)
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    for entry in explanation.amounts:
-        amounts[entry.role, entry.why] += entry.amount
-        counts[entry.role, entry.why] += 1
-    found = [
-        Reason(role=role, amount=amount, receipts=counts[role, why], why=why) for (role, why), amount in amounts.items()
-    ]
-    return tuple(sorted(found, key=lambda reason: (-reason.amount, reason.role, reason.why)))
+    """Sum up an explanation by role, the largest amount first."""
+    roles = dict.fromkeys(entry.role for entry in explanation.amounts)
+    by_role = {role: [entry for entry in explanation.amounts if entry.role == role] for role in roles}
+    found = []
+    for role, entries in by_role.items():
+        largest = max(entries, key=lambda entry: (abs(entry.amount), entry.receipt))
+        amount = sum(entry.amount for entry in entries)
+        found.append(Reason(role=role, amount=amount, receipts=len(entries), why=largest.why))
+    return tuple(sorted(found, key=lambda reason: (-reason.amount, reason.role)))

@@ -199,7 +199,7 @@ class Accounts:
             settlement = settle(bill, shares)
             for who, role, amount in settlement.postings:
                 if who == peer:
-                    why = reason(bill, role, settlement, samples)
+                    why = reason(bill, role, settlement, amount, samples)
                     scheme = setting.rewards.scheme
                     found.append((bill.ended_ms, Amount(bill.id, bill.session, bill.epoch, role, amount, scheme, why)))
         found.sort(key=lambda one: (one[0], one[1].receipt, one[1].role))

@@ -6,8 +6,8 @@ from finode.ledger.postings import AccountRole, Bill, Settlement
 from finode.wire.committee import Scheme
 
 
-def reason(bill: Bill, role: AccountRole, settlement: Settlement, samples: int) -> str:
-    """Return why an amount of `settlement` is what it is.
+def reason(bill: Bill, role: AccountRole, settlement: Settlement, amount: int, samples: int) -> str:
+    """Return why an `amount` of `settlement` is what it is.
 
     `samples` is the number of inputs of the statements that the owners' shares follow from, 0 if they were equal.
     """
@@ -30,7 +30,9 @@ def reason(bill: Bill, role: AccountRole, settlement: Settlement, samples: int) 
         case AccountRole.OWNER:
             part = f"{rewards.owners} of 1000 of {pot}, {len(setting.models)} models"
             if samples:
-                return f"{part}, by {rewards.scheme} over {samples} inputs"
+                whole = sum(paid for _, to, paid in settlement.postings if to is AccountRole.OWNER)
+                share = f"{100 * amount / whole:.1f} %" if whole else "nothing"
+                return f"{share} of {part}: {rewards.scheme} over {samples} inputs"
             if rewards.scheme is Scheme.EQUAL:
                 return f"{part}, equally"
             return f"{part}, equally: {_why_equal(bill)}"

@@ -348,7 +348,8 @@ async def open_node(
     """
     holdings = open_holdings(config)
     computes = bool({Role.PARTY, Role.DEALER} & set(config.node.roles))
-    pool = WorkerPool(config.node.workers if computes else 0, config.node.worker_threads, log)
+    workers = config.node.workers if computes else 0
+    pool = WorkerPool(workers, config.node.worker_threads, log, config.node.device)
     async with (
         open_network(config, identity, holdings.offer, log=log) as network,
         serve_node(holdings, identity, network, pool, secret, log) as node,

@@ -5,8 +5,8 @@ other party checks that by its own records. The leader commits to its share befo
 cannot choose it; every party adds up the shares itself and signs what it got, then the dealer signs, which compares
 the sessions with the receipts that it has, and at last the first party. Each writes down what it signs before it does,
 and never signs other sums of one of these sessions: a first party that shows it others, to choose among them or to hold
-two signatures against it, gets none. One signature that lacks, and there is no statement: the opening is tried
-again, with the same sessions and the same shares, until there is one.
+two signatures against it, gets none. One signature that lacks, and there is no statement: the opening is tried again,
+with the same sessions and the same shares, until there is one; other sessions go on meanwhile.
 
 Shares have no authentication codes: a party that adds something to its own share shifts the sums. What cannot be true
 is found (`finode.ledger.opening.contradiction_in`); what is consistently false is not. docs/rewards.md says so.
@@ -15,6 +15,7 @@ is found (`finode.ledger.opening.contradiction_in`); what is consistently false 
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,13 +27,14 @@ from structlog.typing import FilteringBoundLogger
 from finode.config import Config
 from finode.errors import FinodeError, PeerRefused, RemoteProtocolError
 from finode.identity import Identity, PeerId
-from finode.ledger.opening import contradiction_in, largest_opening, may_open
+from finode.ledger.opening import Part, contradiction_in, largest_opening, may_open
 from finode.net.interface import Network, Stream
 from finode.node.contributions import ContributionStore, Noise
 from finode.node.filing import Filing
 from finode.node.tasks import together
 from finode.smpc.engine import Buffer
-from finode.smpc.statistics_layout import SCALE_BITS, joint_length, statistics_length
+from finode.smpc.noise import epsilon, zcdp
+from finode.smpc.statistics_layout import SCALE_BITS, joint_length, sensitivity, statistics_length
 from finode.wire.contribution import (
     PROTOCOL,
     SALT_BYTES,
@@ -49,6 +51,8 @@ from finode.wire.receipts import CoSignature, EpochStatement, Outcome, Receipt, 
 from finode.wire.shares import Failed, Fault, Verdict
 from finode.wire.signed import check_co_signature, co_sign
 
+DELTA = 1e-6
+"""At which epsilon is stated."""
 LOOK_S = 1.0
 """How often the first party looks whether an epoch ended."""
 GRACE_MS = 1500
@@ -122,6 +126,22 @@ def _fits(of: DeploymentSet | EpochStatement, receipt: Receipt) -> bool:
     )
 
 
+def stated_epsilon(of: DeploymentSet) -> float:
+    """Return the epsilon (at `DELTA`) of what one input may change in a set's opened sums; without noise, infinity.
+
+    One party's noise alone is counted: the others may know their own. Zero-concentrated privacy adds up over the parts.
+    """
+    if not of.sigma_milli:
+        return math.inf
+    models, sigma = len(of.models), of.sigma_milli / 1000
+    if of.kind is StatementKind.LABELS:
+        return epsilon(zcdp(sigma, math.sqrt(models)), DELTA)
+    each = sensitivity(models)
+    scale = 1 << SCALE_BITS
+    parts = [(each.joint, 1), (each.labels, 1), (each.agreement, scale), (each.entropy, scale)]
+    return epsilon(sum(zcdp(sigma * unit, size) for size, unit in parts if size), DELTA)
+
+
 def _commitment(salt: bytes, share: Buffer) -> bytes:
     return hashlib.sha256(b"finode/share\0" + salt + bytes(share)).digest()
 
@@ -171,40 +191,29 @@ class Openings:
         """Open, once each, what may be opened now of the sets that this node leads."""
         for of in self._store.sets():
             if of.parties[0] == self._own:
-                await self._look_at(of)
+                for begun in self._store.begun(of.key):
+                    await self._try(begun.id, begun)
+                # One that cannot be finished must not keep the sessions that come after it from being opened.
+                await self._try(of.key, self._next(of))
 
-    async def _look_at(self, of: DeploymentSet) -> None:
-        # One that was begun and that a member will not sign must not hold up the sessions that came after it.
-        for opening in self._store.begun(of.key):
-            if not self._is_put_off(opening.id):
-                await self._try(opening.id, opening)
-        if not self._is_put_off(of.key) and (following := self._next(of)) is not None:
-            await self._try(of.key, following)
-
-    def _is_put_off(self, name: bytes) -> bool:
-        return name in self._later and trio.current_time() < self._later[name][0]
-
-    async def _try(self, name: bytes, opening: Opening) -> None:
-        """Lead an opening; one that fails is put off, under this name."""
-        _, pause_s = self._later.get(name, (0.0, PAUSE_S))
+    async def _try(self, key: bytes, opening: Opening | None) -> None:
+        not_before, pause_s = self._later.get(key, (0.0, PAUSE_S))
+        if opening is None or trio.current_time() < not_before:
+            return
         try:
             await self.lead(opening)
-            self._later.pop(name, None)
+            self._later.pop(key, None)
         except FinodeError as error:
             self._log.info("opening put off", epoch=opening.epoch, sessions=len(opening.sessions), why=error.message)
-            self._later[name] = (trio.current_time() + pause_s, min(2 * pause_s, LONGEST_PAUSE_S))
+            self._later[key] = (trio.current_time() + pause_s, min(2 * pause_s, LONGEST_PAUSE_S))
 
     def _next(self, of: DeploymentSet) -> Opening | None:
-        """Return an opening of all sessions of past epochs that the rules let open."""
+        """Return an opening of all waiting sessions of past epochs that the rules let open."""
         epoch = (self._clock_ms() - GRACE_MS) // (1000 * of.epoch_s)
         past = [part for part in self._store.waiting(of.key) if part.ended_ms // (1000 * of.epoch_s) < epoch]
         # What waits may wait for weeks: its receipts are looked at until they have come, not every second.
         before = self._receipted.get(of.key, frozenset())
-        known = [
-            part
-            for part in past
-            if part.session in before or any(_fits(of, one) for one in self._receipts_of(part.session))
-        ]
+        known = [part for part in past if part.session in before or self._is_known(of, part)]
         self._receipted[of.key] = frozenset(part.session for part in known)
         if not (chosen := largest_opening(known, of.min_queries)):
             return None
@@ -214,6 +223,13 @@ class Openings:
             sessions=tuple(sorted(part.session for part in chosen)),
             samples=sum(part.count for part in chosen),
         )
+
+    def _is_known(self, of: DeploymentSet, part: Part) -> bool:
+        """Whether a receipt of the session is here that says what the dealer will compare: an id may be used twice."""
+        counts = [one.count for one in self._receipts_of(part.session) if _fits(of, one)]
+        if of.kind is StatementKind.AGREEMENT:
+            return part.count in counts
+        return any(count >= part.count for count in counts)
 
     async def lead(self, opening: Opening) -> None:
         """Open one opening with all other parties, have it signed and file the statement.
@@ -260,7 +276,13 @@ class Openings:
         signatures.sort(key=lambda one: one.peer)
         await self._filing.file(SignedStatement(body=body, signatures=tuple(signatures)))
         self._store.finish(opening)
-        self._log.info("sums opened", epoch=opening.epoch, sessions=len(opening.sessions), samples=opening.samples)
+        self._log.info(
+            "sums opened",
+            epoch=opening.epoch,
+            sessions=len(opening.sessions),
+            samples=opening.samples,
+            epsilon=round(stated_epsilon(of), 3) if of.sigma_milli else None,
+        )
 
     async def _propose(self, peer: PeerId, opening: Opening, streams: dict[PeerId, Stream]) -> None:
         stream = streams[peer] = await self._network.open(peer, PROTOCOL, timeout_s=self._timeout_s)
@@ -335,7 +357,9 @@ class Openings:
         if not may_open(parts, of.min_queries):
             return "too few inputs or sessions, or one querier asked more than half of them"
         over = (self._clock_ms() + CLOCK_SKEW_MS) // (1000 * of.epoch_s)
-        if opening.epoch >= over or any(part.ended_ms // (1000 * of.epoch_s) > opening.epoch for part in parts):
+        # A session has its own end at each party: one at the turn of an epoch may be a moment late here.
+        ended = [(part.ended_ms - CLOCK_SKEW_MS) // (1000 * of.epoch_s) for part in parts]
+        if opening.epoch >= over or any(epoch > opening.epoch for epoch in ended):
             return "its epoch is not over"
         return ""
 

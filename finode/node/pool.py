@@ -1,12 +1,14 @@
 """The daemon's worker processes: started before the first query, replaced when one dies.
 
 A session is bound to one worker for its life. When a worker dies, every request to it raises `WorkerDied`, which ends
-that worker's sessions and no others; a new one takes its place.
+that worker's sessions and no others; a new one takes its place. A worker that says at its start why it cannot compute
+(there is no GPU) is not replaced, as the next one could not either: with its reason the pool ends, and so the node.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from finode.errors import FinodeError, LocalError, RemoteProtocolError, WorkerDied, error_class
+from finode.node.allocation import worker_environment
 from finode.node.channel import AsyncChannel, Buffer, Envelope
 
 WARM_TIMEOUT_S = 60.0
@@ -41,6 +44,8 @@ class WorkerProcess:
         self.warm = trio.Event()
         self.died = trio.Event()
         self.dead = False
+        self.refusal: FinodeError | None = None
+        """Why it cannot compute at all, as it said at its start."""
         self.sessions = 0
 
     @property
@@ -102,6 +107,8 @@ class WorkerProcess:
         while (reply := await self._channel.receive()) is not None:
             if reply.header.get("warm"):
                 self.warm.set()
+            elif reply.header["id"] == 0:
+                self.refusal = _error(reply.header)
             elif (event := self._waiting.get(reply.header["id"])) is not None:
                 self._replies[reply.header["id"]] = reply
                 event.set()
@@ -135,10 +142,13 @@ def _error(header: dict[str, Any]) -> FinodeError:
 class WorkerPool:
     """A fixed number of workers. `acquire` gives the one with the fewest sessions."""
 
-    def __init__(self, size: int, threads: int, log: FilteringBoundLogger) -> None:
+    def __init__(self, size: int, threads: int, log: FilteringBoundLogger, device: str = "cpu") -> None:
+        """`device` is where the workers compute (`[node] device`)."""
         self._size = size
         self._threads = threads
+        self._device = device
         self._log = log
+        self._refusal: FinodeError | None = None
         self._workers: list[WorkerProcess] = []
         self._changed = trio.Event()
 
@@ -173,12 +183,17 @@ class WorkerPool:
         raise WorkerDied(f"no worker process became ready within {timeout_s:.0f} s", hint="see the daemon's log")
 
     async def serve(self) -> None:
-        """Keep the workers alive until cancelled; then end them."""
+        """Keep the workers alive until cancelled; then end them.
+
+        Raises what a worker says at its start if it cannot compute: a `ConfigError` for a device that is not there.
+        """
         async with trio.open_nursery() as nursery:
             for _ in range(self._size):
-                nursery.start_soon(self._keep_one)
+                nursery.start_soon(self._keep_one, nursery.cancel_scope)
+        if self._refusal is not None:
+            raise self._refusal
 
-    async def _keep_one(self) -> None:
+    async def _keep_one(self, all_of_them: trio.CancelScope) -> None:
         while True:
             worker = await self._start()
             self._workers.append(worker)
@@ -192,6 +207,13 @@ class WorkerPool:
                 self._workers.remove(worker)
                 with trio.CancelScope(shield=True):
                     await worker.end()
+            if worker.refusal is not None:
+                self._log.error(
+                    "worker cannot compute", pid=worker.pid, device=self._device, reason=str(worker.refusal)
+                )
+                self._refusal = worker.refusal
+                all_of_them.cancel()
+                return
             self._log.error("worker died; its sessions are lost, a new one starts", pid=worker.pid)
             await trio.sleep(RESTART_PAUSE_S)
 
@@ -207,9 +229,10 @@ class WorkerPool:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         descriptor = theirs.fileno()
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "finode.node.worker", str(descriptor), str(self._threads)],
+            [sys.executable, "-m", "finode.node.worker", str(descriptor), str(self._threads), self._device],
             pass_fds=(descriptor,),
             stdin=subprocess.DEVNULL,
+            env=worker_environment(os.environ),
         )
         theirs.close()
         return WorkerProcess(process, AsyncChannel(ours))

@@ -1,8 +1,8 @@
-"""A worker process: the only place where torch runs. Started as `python -m finode.node.worker FD THREADS`.
+"""A worker process: the only place where torch runs. Started as `python -m finode.node.worker FD THREADS DEVICE`.
 
 It answers requests of its daemon one after another; the runs of several sessions interleave between requests, and
 while there is none it prepares bundles. What it holds (constants, bundles, runs) dies with it. It ends when the
-daemon's end of the socket closes.
+daemon's end of the socket closes, and at its start, after an error that says why, when it has no such device.
 
     request     parts                                         reply
     sizes       -                                             correction_bytes, memory_bytes
@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from finode.errors import FinodeError, LocalProtocolError, RemoteError, StorageFull
+from finode.errors import FinodeError, LocalError, LocalProtocolError, RemoteError, StorageFull
 from finode.node.channel import BlockingChannel, Buffer, Envelope
 from finode.node.files import write_private
 from finode.node.kept import BundleKeep, HoldingCache, KeptBundle
@@ -100,14 +100,7 @@ class Worker:
             return self._handlers[header["kind"]](header, request.parts)
         except FinodeError as error:
             self._forget(header.get("run"))
-            return Envelope(
-                {
-                    "error": error.code,
-                    "message": error.message,
-                    "hint": error.hint,
-                    "peer": error.peer if isinstance(error, RemoteError) else "",
-                }
-            )
+            return Envelope(_error(error))
         except OSError as error:
             self._forget(header.get("run"))
             code = StorageFull.code if error.errno in (28, 122) else "finode-error"
@@ -284,23 +277,43 @@ def _zero_keys(header: dict[str, Any], keys: Sequence[Buffer]) -> dict[int, byte
     return dict(zip(header["zero_parties"], map(bytes, keys), strict=True))
 
 
+def _error(error: FinodeError) -> dict[str, Any]:
+    return {
+        "error": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "peer": error.peer if isinstance(error, RemoteError) else "",
+    }
+
+
 def serve(channel: BlockingChannel, worker: Worker) -> None:
-    """Answer requests until the daemon is gone; do what can be done ahead while there is none."""
+    """Answer requests until the daemon is gone, or the device is; do what can be done ahead while there is none."""
     while True:
         _work_ahead(channel, worker)
         request = channel.receive()
         if request is None:
             return
+        lost = False
         try:
             reply = worker.handle(request)
-        except Exception:
+        except Exception as error:
             # The edge of the worker: a bug in one session must be told and must not end the others. The traceback
             # shows code, never values.
             traceback.print_exc()
-            reply = Envelope(
-                {"error": "local-error", "message": "internal error in the worker", "hint": "", "peer": ""}
-            )
+            reply, lost = _told(error)
         channel.send({"id": request.header["id"], **reply.header}, reply.parts)
+        if lost:
+            return
+
+
+def _told(error: Exception) -> tuple[Envelope, bool]:
+    """Return the reply to what only a bug or the device can be blamed for, and whether the device is lost."""
+    from finode.smpc.devices import fault_of
+
+    fault = fault_of(error)
+    if fault is None:
+        return Envelope(_error(LocalError("internal error in the worker"))), False
+    return Envelope(_error(fault.error)), fault.lost
 
 
 def _work_ahead(channel: BlockingChannel, worker: Worker) -> None:
@@ -311,26 +324,34 @@ def _work_ahead(channel: BlockingChannel, worker: Worker) -> None:
         traceback.print_exc()  # the same edge; the bundle is burned, and its session will be told
 
 
-def engines() -> dict[str, Engine]:
-    """Return the engines that this installation can run, by name."""
+def engines(device: str = "cpu") -> dict[str, Engine]:
+    """Return the engines that this installation can run, by name; the native one computes on `device`.
+
+    Raises `ConfigError` when there is no such device.
+    """
     from finode.smpc.crypten.engine import CryptenEngine
+    from finode.smpc.devices import open_device
     from finode.smpc.native import NativeEngine
 
-    found: dict[str, Engine] = {"native": NativeEngine(), "crypten": CryptenEngine()}
+    found: dict[str, Engine] = {"native": NativeEngine(open_device(device)), "crypten": CryptenEngine()}
     return {name: found[name] for name in available_engines()}
 
 
 def main() -> None:
     """Entry of the process: import torch, say that the worker is warm, serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on the terminal is the daemon's to handle
-    descriptor, threads = int(sys.argv[1]), int(sys.argv[2])
+    descriptor, threads, device = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     channel = BlockingChannel(socket.socket(fileno=descriptor))
 
     import torch
 
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
-    worker = Worker(engines())
+    try:
+        worker = Worker(engines(device))
+    except FinodeError as error:
+        channel.send({"id": 0, **_error(error)})
+        sys.exit(1)
     channel.send({"id": 0, "warm": True})
     try:
         serve(channel, worker)

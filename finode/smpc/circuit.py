@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from finode.errors import LocalError
+from finode.smpc.devices import CPU
 from finode.smpc.gates.base import Gate
 from finode.smpc.material import Bundle, CountingSource, DealerSource, gate_stream
 from finode.smpc.session import Cell, Session
@@ -64,12 +66,14 @@ class Circuit:
             materials[node.name] = node.gate.material(source, *(materials.get(name) for name in node.inputs))
         return source.memory
 
-    def deal(self, seeds: Sequence[bytes], weights: DealerWeights | None) -> Iterator[npt.NDArray[np.uint8]]:
+    def deal(
+        self, seeds: Sequence[bytes], weights: DealerWeights | None, device: torch.device = CPU
+    ) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the corrections of one bundle, a few chunks per gate. `seeds` are the parties', fresh each time."""
         uses = self._uses()
         materials: dict[str, Any] = {}
         for node in self.nodes:
-            source = DealerSource([gate_stream(seed, node.name) for seed in seeds], weights)
+            source = DealerSource([gate_stream(seed, node.name) for seed in seeds], weights, device)
             material = node.gate.material(source, *(materials.get(name) for name in node.inputs))
             yield from source.written
             _remember(materials, node, material, uses)

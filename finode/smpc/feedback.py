@@ -3,7 +3,7 @@
 A session with statistics leaves *ballots* at every party: shares of each model's votes, turned by a mask that the
 dealer chose for each input, and shares of that mask (gates/statistics.py, `Ballots`). The querier later shares each
 label as a residue mod 2^m (labels.py); the parties open label - mask, look at that place, and add up what they find
-there. No dealer is needed, no product, and one round is enough.
+there. No dealer is needed, no product, and one round is enough. It runs on the processor, wherever the session did.
 
     ballots     K x count x 2^m elements of Z_2^64, little-endian int64; then count masks, little-endian uint16
 

@@ -18,6 +18,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,7 @@ class Opening:
 
     def pack(self) -> Raw:
         """Return the raw buffer of this share."""
-        flat = self.data.contiguous().view(-1).numpy()
+        flat = self.data.cpu().contiguous().view(-1).numpy()
         if self.kind is Kind.ELEMENTS:
             return flat.astype("<i8", copy=False).view(np.uint8)
         if self.kind is Kind.BITS:
@@ -69,22 +70,25 @@ class Opening:
 
     def combine(self, own: Raw, others: Sequence[memoryview]) -> Tensor:
         """Return the opened values from all parties' raw buffers, in the shape of the share."""
+        return torch.from_numpy(self._combined(own, others)).view(self.data.shape)
+
+    def _combined(self, own: Raw, others: Sequence[memoryview]) -> npt.NDArray[Any]:
         if self.kind is Kind.ELEMENTS:
             total = own.view("<i8").copy()
             for other in others:
                 total += np.frombuffer(other, dtype="<i8")
-            return torch.from_numpy(total).view(self.data.shape)
+            return total
         if self.kind is Kind.BITS:
             packed = own.copy()
             for other in others:
                 packed ^= np.frombuffer(other, dtype=np.uint8)
-            return torch.from_numpy(_unpack(packed, self.count)).view(self.data.shape)
+            return _unpack(packed, self.count)
         residues = np.zeros(self.count, dtype=np.int64)
         for raw in (own, *(np.frombuffer(other, dtype=np.uint8) for other in others)):
             planes = raw.reshape(self.width, -1)
             for bit in range(self.width):
                 residues += _unpack(planes[bit], self.count).astype(np.int64) << bit
-        return torch.from_numpy(residues & ((1 << self.width) - 1)).view(self.data.shape)
+        return residues & ((1 << self.width) - 1)
 
     def raw_bytes(self) -> int:
         """Return the size of the raw buffer."""
@@ -144,6 +148,7 @@ class Frame:
     def open(self, frames: Mapping[int, Buffer]) -> dict[str, list[Tensor]]:
         """Combine our shares with those in the other parties' frames; return the opened values by tag.
 
+        They are on the processor, wherever the shares are (`placed`).
         Raises `RemoteProtocolError` whose `peer` is the decimal index of the party with a malformed frame.
         """
         views = [self._checked(party, memoryview(frames[party]).cast("B")) for party in sorted(frames)]
@@ -160,6 +165,14 @@ class Frame:
         values = {tag: iter(tensors) for tag, tensors in opened.items()}
         packed = (replace(opening, data=next(values[tag])).pack() for tag, opening in self._openings)
         transcript.add(self._round, self.data[_HEADER.size : self._offsets[0]], (raw.data for raw in packed))
+
+    def placed(self, opened: Mapping[str, Sequence[Tensor]]) -> dict[str, list[Tensor]]:
+        """Return what `open` gave, each value on the device of our share of it."""
+        values = {tag: iter(tensors) for tag, tensors in opened.items()}
+        placed: dict[str, list[Tensor]] = {tag: [] for tag in opened}
+        for tag, opening in self._openings:
+            placed[tag].append(next(values[tag]).to(opening.data.device))
+        return placed
 
     def _checked(self, party: int, frame: memoryview) -> memoryview:
         head = _HEADER.size + _ENTRY.size * len(self._openings)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from finode.errors import LocalError, LocalProtocolError
+from finode.smpc.devices import CPU
 from finode.smpc.engine import Buffer
 from finode.smpc.randomness import Stream, subkey
 from finode.smpc.weights import DealerWeights, PartyWeights, WeightRef
@@ -91,9 +92,16 @@ def _words(raw: npt.NDArray[np.uint8], shape: Shape, width: int) -> Tensor:
 class PartySource:
     """A party's pieces of one gate's material."""
 
-    def __init__(self, stream: Stream, corrections: memoryview | None, weights: PartyWeights | None) -> None:
-        """`corrections` are this gate's alone, and None for all parties but the last."""
+    def __init__(
+        self,
+        stream: Stream,
+        corrections: memoryview | None,
+        weights: PartyWeights | None,
+        device: torch.device = CPU,
+    ) -> None:
+        """`corrections` are this gate's alone, and None for all parties but the last; pieces are put on `device`."""
         self._stream = stream
+        self._device = device
         self._corrections = corrections
         self._weights = weights
         self._offset = 0
@@ -106,19 +114,19 @@ class PartySource:
         return piece if piece.flags.writeable else piece.copy()
 
     def uniform(self, shape: Shape, width: int = 64) -> Tensor:
-        return _numbers(self._stream.read(math.prod(shape) * width // 8), shape, width)
+        return _numbers(self._stream.read(math.prod(shape) * width // 8), shape, width).to(self._device)
 
     def dealt(self, shape: Shape, value: Value, width: int = 64) -> Tensor:
-        return _numbers(self._dealt(math.prod(shape) * width // 8), shape, width)
+        return _numbers(self._dealt(math.prod(shape) * width // 8), shape, width).to(self._device)
 
     def bits(self, shape: Shape) -> Tensor:
-        return _unpacked(self._stream.read(-(-math.prod(shape) // 8)), shape)
+        return _unpacked(self._stream.read(-(-math.prod(shape) // 8)), shape).to(self._device)
 
     def dealt_bits(self, shape: Shape, value: Value) -> Tensor:
-        return _unpacked(self._dealt(-(-math.prod(shape) // 8)), shape)
+        return _unpacked(self._dealt(-(-math.prod(shape) // 8)), shape).to(self._device)
 
     def dealt_words(self, shape: Shape, value: Value, width: int) -> Tensor:
-        return _words(self._dealt(math.prod(shape) * width // 8), shape, width)
+        return _words(self._dealt(math.prod(shape) * width // 8), shape, width).to(self._device)
 
     def mask(self, weight: WeightRef) -> Tensor:
         if self._weights is None:
@@ -129,8 +137,9 @@ class PartySource:
 class DealerSource:
     """The dealer's side of one gate's material: the secrets themselves; `written` is what the last party gets."""
 
-    def __init__(self, streams: Sequence[Stream], weights: DealerWeights | None) -> None:
+    def __init__(self, streams: Sequence[Stream], weights: DealerWeights | None, device: torch.device = CPU) -> None:
         self._streams = streams
+        self._device = device
         self._weights = weights
         self.written: list[npt.NDArray[np.uint8]] = []
 
@@ -144,11 +153,11 @@ class DealerSource:
         total = self._streams[0].read(size).view(_UNSIGNED[width])
         for stream in self._streams[1:]:
             total += stream.read(size).view(_UNSIGNED[width])
-        return _numbers(total.view(np.uint8), shape, width)
+        return _numbers(total.view(np.uint8), shape, width).to(self._device)
 
     def dealt(self, shape: Shape, value: Value, width: int = 64) -> Tensor:
         secret = value().expand(shape)
-        rest = secret.contiguous().numpy().astype(_UNSIGNED[width]).reshape(-1)
+        rest = secret.cpu().contiguous().numpy().astype(_UNSIGNED[width]).reshape(-1)
         for stream in self._streams[:-1]:
             rest -= stream.read(rest.nbytes).view(_UNSIGNED[width])
         self._write(rest.view(np.uint8))
@@ -159,16 +168,16 @@ class DealerSource:
         total = self._streams[0].read(size)
         for stream in self._streams[1:]:
             total ^= stream.read(size)
-        return _unpacked(total, shape)
+        return _unpacked(total, shape).to(self._device)
 
     def dealt_bits(self, shape: Shape, value: Value) -> Tensor:
         secret = value().expand(shape)
-        self._write_masked(np.packbits(secret.contiguous().numpy().reshape(-1), bitorder="little"))
+        self._write_masked(np.packbits(secret.cpu().contiguous().numpy().reshape(-1), bitorder="little"))
         return secret
 
     def dealt_words(self, shape: Shape, value: Value, width: int) -> Tensor:
         secret = value().expand(shape).to(_WORDS[width])
-        self._write_masked(secret.contiguous().numpy().reshape(-1).view(np.uint8).copy())
+        self._write_masked(secret.cpu().contiguous().numpy().reshape(-1).view(np.uint8).copy())
         return secret
 
     def _write_masked(self, rest: npt.NDArray[np.uint8]) -> None:
@@ -232,6 +241,7 @@ class Bundle:
         corrections: Buffer,
         last: bool,
         weights: PartyWeights | None,
+        device: torch.device = CPU,
     ) -> None:
         """`sizes` are the gates' tags with their bytes of corrections, in the order in which they were dealt."""
         view = memoryview(corrections).cast("B")
@@ -240,6 +250,7 @@ class Bundle:
             raise LocalError(f"the bundle's corrections have {len(view)} bytes instead of {expected}")
         self._seed = seed
         self._weights = weights
+        self._device = device
         self._left: dict[str, memoryview | None] = {}
         offset = 0
         for tag, size in sizes:
@@ -253,4 +264,4 @@ class Bundle:
         """Return the material of the gate `tag`; raise `LocalProtocolError` when it was taken before."""
         if tag not in self._left:
             raise LocalProtocolError(f"the correlated randomness of {tag!r} is used up or was never dealt")
-        return PartySource(gate_stream(self._seed, tag), self._left.pop(tag), self._weights)
+        return PartySource(gate_stream(self._seed, tag), self._left.pop(tag), self._weights, self._device)

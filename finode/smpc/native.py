@@ -20,6 +20,7 @@ from finode.errors import InputError, LocalError, LocalProtocolError
 from finode.smpc import ring, sharing
 from finode.smpc.circuit import Circuit
 from finode.smpc.contribution import PRESENT
+from finode.smpc.devices import CPU
 from finode.smpc.engine import Buffer, Dealing, Floats, Holding, Output, Prepared, Program, StatisticsShare
 from finode.smpc.feedback import ballots_of, feedback_run
 from finode.smpc.lowering import lower
@@ -41,9 +42,13 @@ _DONE = object()
 
 
 class NativeEngine:
-    """Implements `finode.smpc.engine.Engine`. Holds no state: every call says all that it needs."""
+    """Implements `finode.smpc.engine.Engine`. Holds no state but its device: every call says all that it needs."""
 
     name = "native"
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        """`device` is where tensors are kept and computed with (`devices.open_device`); results do not depend on it."""
+        self._device = device
 
     def mask_seed(self, secret: bytes, deployment: bytes, party_index: int) -> bytes:
         """Return the 32-byte seed of a party's share of the deployment's mask A. `secret` has 32 bytes."""
@@ -84,8 +89,8 @@ class NativeEngine:
             for deployment in program.deployments
         ]
         lowered = _lowered(program)
-        weights = DealerWeights(program.plans, mask_seeds)
-        pieces = chain.from_iterable(circuit.deal(seeds, weights) for circuit in lowered.circuits)
+        weights = DealerWeights(program.plans, mask_seeds, self._device)
+        pieces = chain.from_iterable(circuit.deal(seeds, weights, self._device) for circuit in lowered.circuits)
         return Dealing(seeds, lowered.correction_bytes, _gathered(pieces))
 
     def correction_bytes(self, program: Program) -> int:
@@ -106,7 +111,7 @@ class NativeEngine:
     ) -> PartyWeights:
         """Read a party's shares and constants of the program's deployments. See `engine.Engine.hold`."""
         _check_seat(party_index, program.parties)
-        return PartyWeights(program.plans, constants, mask_seeds, weight_shares, party_index == 0)
+        return PartyWeights(program.plans, constants, mask_seeds, weight_shares, party_index == 0, self._device)
 
     def prepare(
         self, program: Program, party_index: int, holding: Holding, bundle_seed: bytes, corrections: Buffer
@@ -116,7 +121,8 @@ class NativeEngine:
         if not isinstance(holding, PartyWeights):
             raise LocalError("the holding is of another engine")
         lowered = _lowered(program)
-        bundle = Bundle(bundle_seed, lowered.sizes, corrections, party_index == program.parties - 1, holding)
+        last = party_index == program.parties - 1
+        bundle = Bundle(bundle_seed, lowered.sizes, corrections, last, holding, self._device)
         return PreparedRun(program, party_index, lowered, bundle, holding)
 
     def run(
@@ -133,17 +139,17 @@ class NativeEngine:
         expected = sharing.input_bytes(program.plans[0], program.batch)
         if len(memoryview(input_share).cast("B")) != expected:
             raise InputError(f"the input share has {len(input_share)} bytes instead of {expected}")
-        query = ring.from_bytes(input_share, (1, program.batch, *program.plans[0].input_shape))
+        query = ring.from_bytes(input_share, (1, program.batch, *program.plans[0].input_shape)).to(self._device)
         circuit, materials = prepared.take()
         kept: dict[str, Any] = {}
 
         async def body(session: Session) -> bytes:
             output = await circuit.run(session, materials, {INPUT: Share(query, session.first)}, kept)
-            rows = output.data.reshape(program.answers, -1)
+            rows = output.data.reshape(program.answers, -1).cpu()
             return ring.to_bytes(shown_share(rows, count, zero_keys, party_index))
 
         def rest(first_round: int) -> Run:
-            return statistics_run(prepared, kept, zero_keys, count, first_round)
+            return statistics_run(prepared, kept, zero_keys, count, first_round, self._device)
 
         return Run(body, party_index, program.parties, rest=rest if circuit.rest else None)
 
@@ -168,14 +174,22 @@ class NativeEngine:
 
 
 def statistics_run(
-    prepared: PreparedRun, kept: dict[str, Any], zero_keys: Mapping[int, bytes], count: int, first_round: int
+    prepared: PreparedRun,
+    kept: dict[str, Any],
+    zero_keys: Mapping[int, bytes],
+    count: int,
+    first_round: int,
+    device: torch.device,
 ) -> Run:
-    """Return what follows the answer: the run whose value is a `StatisticsShare`, from the values that were kept."""
+    """Return what follows the answer: the run whose value is a `StatisticsShare`, from the values that were kept.
+
+    These are on `device`; what comes of them is not.
+    """
     program, party_index = prepared.program, prepared.party_index
 
     async def body(session: Session) -> StatisticsShare:
         circuit, materials = prepared.take_rest()
-        inputs = {**kept, PRESENT: (torch.arange(program.answers) < count).long()}
+        inputs = {**kept, PRESENT: (torch.arange(program.answers, device=device) < count).long()}
         kept.clear()
         handed: dict[str, Any] = {}
         sums = (await circuit.run(session, materials, inputs, handed)).data.cpu()

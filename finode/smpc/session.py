@@ -292,7 +292,7 @@ class Run:
         def answers() -> Mapping[str, list[Tensor]]:
             opened = frame.open(received)
             frame.transcribe(opened, self._transcript)
-            return opened
+            return frame.placed(opened)
 
         return self._advance(answers)
 

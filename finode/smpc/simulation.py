@@ -13,6 +13,7 @@ from torch import Tensor
 from finode.errors import LocalError
 from finode.smpc import ring, sharing
 from finode.smpc.circuit import Circuit, Node
+from finode.smpc.devices import CPU
 from finode.smpc.engine import Exchange, Finished, Floats, Outcome, Output, Program
 from finode.smpc.gates.base import Gate
 from finode.smpc.material import Bundle
@@ -72,20 +73,24 @@ class GateRun:
     frames: list[list[bytes]] = field(repr=False)
 
 
-def simulate(gate: Gate[Any], *inputs: Tensor, parties: int) -> GateRun:
+def simulate(gate: Gate[Any], *inputs: Tensor, parties: int, device: torch.device = CPU) -> GateRun:
     """Share the inputs, deal, run one gate among all parties, and open its output."""
     names = tuple(f"input{i}" for i in range(len(inputs)))
     circuit = Circuit(names, (Node("gate", gate, names),), "gate")
     seeds = [fresh_seed() for _ in range(parties)]
-    corrections = b"".join(chunk.tobytes() for chunk in circuit.deal(seeds, None))
+    corrections = b"".join(chunk.tobytes() for chunk in circuit.deal(seeds, None, device))
     shares = [
-        [ring.from_bytes(share, tuple(x.shape)) for share in sharing.share_elements(x.numpy(), parties)] for x in inputs
+        [
+            ring.from_bytes(share, tuple(x.shape)).to(device)
+            for share in sharing.share_elements(x.cpu().numpy(), parties)
+        ]
+        for x in inputs
     ]
 
     def run_of(party: int) -> Run:
         last = party == parties - 1
         sizes = circuit.correction_sizes()
-        bundle = Bundle(seeds[party], sizes, corrections if last else b"", last, None)
+        bundle = Bundle(seeds[party], sizes, corrections if last else b"", last, None, device)
 
         async def body(session: Session) -> Tensor:
             prepared = circuit.prepare(session, bundle, None)
@@ -95,7 +100,7 @@ def simulate(gate: Gate[Any], *inputs: Tensor, parties: int) -> GateRun:
         return Run(body, party, parties)
 
     done = exchange([run_of(party) for party in range(parties)])
-    opened = torch.stack(done.values).sum(0)
+    opened = torch.stack(done.values).sum(0).cpu()
     return GateRun(opened, done.costs, len(corrections), done.frames)
 
 
@@ -113,9 +118,11 @@ class ProgramRun:
     frames: list[list[bytes]] = field(repr=False)
 
 
-def simulate_program(program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats) -> ProgramRun:
+def simulate_program(
+    program: Program, weights: Sequence[Mapping[str, Floats]], x: Floats, *, device: torch.device = CPU
+) -> ProgramRun:
     """Share weights and inputs, open the masked weights, deal, and run `program` among all its parties."""
-    engine, parties, f = NativeEngine(), program.parties, program.fractional_bits
+    engine, parties, f = NativeEngine(device), program.parties, program.fractional_bits
     secret = fresh_seed()
     weight_shares = [
         sharing.share_weights(plan, model, parties, f) for plan, model in zip(program.plans, weights, strict=True)

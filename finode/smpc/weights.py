@@ -15,6 +15,7 @@ from torch import Tensor
 
 from finode.errors import LocalError
 from finode.smpc import ring
+from finode.smpc.devices import CPU
 from finode.smpc.engine import Buffer
 from finode.smpc.plan import Op, Plan, WeightSpec
 from finode.smpc.randomness import Stream, subkey
@@ -68,10 +69,13 @@ def _stack(ref: WeightRef, of_model: Callable[[int], Tensor]) -> Tensor:
 class DealerWeights:
     """The masks A, from every party's mask seeds; the dealer knows nothing else about weights."""
 
-    def __init__(self, plans: Sequence[Plan], mask_seeds: Sequence[Sequence[bytes]]) -> None:
+    def __init__(
+        self, plans: Sequence[Plan], mask_seeds: Sequence[Sequence[bytes]], device: torch.device = CPU
+    ) -> None:
         """`mask_seeds[model][party]`, as `NativeEngine.mask_seed` gives them."""
         self._specs = [{spec.name: spec for spec in plan.weights} for plan in plans]
         self._seeds = mask_seeds
+        self._device = device
 
     def mask(self, ref: WeightRef) -> Tensor:
         """Return A."""
@@ -83,7 +87,7 @@ class DealerWeights:
                 total += expand_mask(seed, spec)
             return total
 
-        return _stack(ref, of_model)
+        return _stack(ref, of_model).to(self._device)
 
 
 class PartyWeights:
@@ -100,11 +104,13 @@ class PartyWeights:
         mask_seeds: Sequence[bytes],
         shares: Sequence[Buffer],
         first: bool = False,
+        device: torch.device = CPU,
     ) -> None:
-        """`first` says whether this is party 0, the one that adds public terms."""
+        """`first` says whether this is party 0, the one that adds public terms; what gates get is on `device`."""
         self._specs = [{spec.name: spec for spec in plan.weights} for plan in plans]
         self._seeds = mask_seeds
         self._first = first
+        self._device = device
         self._single = [
             split(data, masked_weights(plan), f"the constants of model {model}")
             for model, (plan, data) in enumerate(zip(plans, constants, strict=True))
@@ -115,7 +121,8 @@ class PartyWeights:
         for model, (plan, data) in enumerate(zip(plans, shares, strict=True)):
             parts = split(data, plan.weights, f"the weight share of model {model}")
             # Copies, so that the buffer of all weights need not be kept for the few that are only added.
-            self._shares.append({name: part.clone() for name, part in parts.items() if name not in self._single[model]})
+            added = {name: part for name, part in parts.items() if name not in self._single[model]}
+            self._shares.append({name: part.to(device, copy=True) for name, part in added.items()})
 
     @property
     def size_bytes(self) -> int:
@@ -126,12 +133,13 @@ class PartyWeights:
 
     def mask(self, ref: WeightRef) -> Tensor:
         """Return this party's share of A."""
-        return _stack(ref, lambda model: expand_mask(self._seeds[model], self._specs[model][ref.name]))
+        mask = _stack(ref, lambda model: expand_mask(self._seeds[model], self._specs[model][ref.name]))
+        return mask.to(self._device)
 
     def opened(self, ref: WeightRef) -> Tensor:
         """Return W^ = W - A, which all parties know."""
         if ref not in self._opened:
-            self._opened[ref] = _stack(ref, lambda model: self._single[model][ref.name])
+            self._opened[ref] = _stack(ref, lambda model: self._single[model][ref.name].to(self._device))
             for model in ref.models:
                 self._single[model][ref.name] = self._opened[ref][ref.models.index(model)]
         return self._opened[ref]

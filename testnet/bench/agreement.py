@@ -44,11 +44,13 @@ class Digits:
 class Agreement:
     """How many private answers name the plaintext's class, of those `compared`; `left_out` are near ties.
 
-    `asked` is less than all where the engine is slow; `error` says why there is no figure at all.
+    `device` is where parties and dealer computed. `asked` is less than all where the engine is slow; `error` says why
+    there is no figure at all.
     """
 
     engine: str
     link: str
+    device: str = "cpu"
     asked: int = 0
     compared: int = 0
     agreeing: int = 0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finode.testnet.bench.work import SWEEPS, Work, quick_preset, table_preset, with_engines
+from finode.testnet.bench.work import SWEEPS, Work, on_devices, quick_preset, table_preset, with_engines
 from finode.testnet.commands import INTERRUPTED, run_async
 from finode.testnet.links import KINDS
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finode.testnet.bench.series import Plan
 
 _ENGINES = ("native", "crypten")
+_DEVICES = ("cpu", "cuda")
 _ALL = "all"
 
 
@@ -61,6 +62,15 @@ _ALL = "all"
     type=click.Choice(_ENGINES),
     help="May be given again: the engines are measured side by side. Without options both are, otherwise native.",
 )
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    type=click.Choice(_DEVICES),
+    default=("cpu",),
+    show_default=True,
+    help="Where parties and dealer compute; all of them share this machine's GPU. May be given again.",
+)
 @click.option("--repeat", type=click.IntRange(1, 100), default=5, show_default=True, help="Queries for a median.")
 @click.option(
     "--budget",
@@ -87,6 +97,7 @@ def bench(
     batch: int,
     links: tuple[str, ...],
     engines: tuple[str, ...],
+    devices: tuple[str, ...],
     repeat: int,
     budget: float,
     cold: bool,
@@ -116,7 +127,9 @@ def bench(
         groups = {"": quick_preset() if quick else table_preset()}
     is_table = not (quick or sweeps or model)
     engines = engines or (_ENGINES if is_table else _ENGINES[:1])
-    groups = {name: with_engines(_on_links(works, links), engines) for name, works in groups.items()}
+    groups = {
+        name: on_devices(with_engines(_on_links(works, links), engines), devices) for name, works in groups.items()
+    }
     plan = Plan(repeats=repeat, budget_s=budget, cold=cold, agreement_of=engines if is_table else ())
     sys.exit(run_async(partial(_bench, groups, plan, directory, as_json), interrupted=INTERRUPTED))
 

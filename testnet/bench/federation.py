@@ -21,7 +21,7 @@ from finode.testnet.bench import models
 from finode.testnet.bench.agreement import BATCH as DIGITS_BATCH
 from finode.testnet.bench.agreement import Digits
 from finode.testnet.bench.work import Work
-from finode.testnet.network import Network
+from finode.testnet.network import Network, NodeState, log_hint
 from finode.testnet.topology import ModelFile, NodeSpec, Topology
 
 QUERY_DEADLINE_S: Final = 900.0
@@ -35,6 +35,11 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "session": {"round_timeout_s": 300.0, "deal_timeout_s": 600.0, "deploy_timeout_s": 600.0, "answer_timeout_s": 30.0},
     "network": {"heartbeat_timeout_s": 60.0},
     "owner": {"queries_per_day": 1_000_000_000},
+}
+MEMORY: Final[dict[str, dict[str, Any]]] = {
+    # For large images: a run of ResNet-50 takes 2.9 GiB, its bundle 0.8 GB. Others keep to the defaults.
+    "party": {"session_memory_mb": 8192, "pool_memory_mb": 8192},
+    "dealer": {"pool_memory_mb": 4096},
 }
 
 
@@ -54,11 +59,13 @@ _SPECIAL: Final[dict[Querier, dict[str, Any]]] = {
 
 
 def topology_of(works: Sequence[Work], directory: Path, digits: Digits | None = None) -> Topology:
-    """Return the federation for these works, all of the same number of parties; write its models to `directory`.
+    """Return the federation for these works, all of equal parties and device; write its models to `directory`.
 
     With `digits`, the parties own its models as well.
     """
     parties = works[0].parties
+    memory = MEMORY if any(models.is_large(work.model) for work in works) else {}
+    computing = {**SETTINGS, **memory, "node": {"device": works[0].device}}
     directory.mkdir(parents=True, exist_ok=True)
     owned: list[list[ModelFile]] = [[] for _ in range(parties)]
     labels = directory / "labels.txt"
@@ -77,12 +84,12 @@ def topology_of(works: Sequence[Work], directory: Path, digits: Digits | None = 
             name=f"party-{index + 1}",
             organization=f"Party {index + 1}",
             roles=(Role.OWNER, Role.PARTY) if owned[index] else (Role.PARTY,),
-            settings=SETTINGS,
+            settings=computing,
             models=tuple(owned[index]),
         )
         for index in range(parties)
     ]
-    nodes.append(NodeSpec(name="dealer", organization="Dealer", roles=(Role.DEALER,), settings=SETTINGS))
+    nodes.append(NodeSpec(name="dealer", organization="Dealer", roles=(Role.DEALER,), settings=computing))
     most = max([*(work.batch for work in works), *([DIGITS_BATCH] if digits is not None else [])])
     asking = {"parties": parties, "deadline_s": QUERY_DEADLINE_S, "max_batch": most, "quota": max(2048, 100 * most)}
     for name in Querier:
@@ -96,6 +103,28 @@ def client_of(network: Network, querier: Querier) -> Client:
     """Return a client of one of the queriers."""
     (home,) = (node.home for node in network.nodes if node.name == querier)
     return Client(home=home)
+
+
+async def wait_until_warm(nodes: Sequence[NodeState]) -> None:
+    """Wait until all that compute can do so. A daemon whose workers have no such device ends, which `watch` tells."""
+    cold = list(nodes)
+    with trio.move_on_after(CONNECTED_TIMEOUT_S):
+        while True:
+            cold = [node for node in cold if not await _workers_of(node)]
+            if not cold:
+                return
+            await trio.sleep(POLL_S)
+    raise DaemonUnavailable(
+        f"after {CONNECTED_TIMEOUT_S:.0f} s node {cold[0].name!r} has no warm worker", hint=log_hint(cold[0])
+    )
+
+
+async def _workers_of(node: NodeState) -> int:
+    try:
+        async with Client(home=node.home) as client:
+            return (await client.status()).workers
+    except DaemonUnavailable:
+        return 0
 
 
 async def wait_until_it_can_ask(client: Client, service: str, offers: int) -> None:

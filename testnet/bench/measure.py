@@ -1,4 +1,4 @@
-"""Measuring: one federation for all works of equal parties, and for each work its queries.
+"""Measuring: one federation for all works of equal parties on one device, and for each work its queries.
 
 The links change between works, the daemons stay. The native engine's works come first, so that what slower engines
 leave to be dealt does not lie on them.
@@ -28,10 +28,17 @@ from finode.daemon.plaintext import soft_vote
 from finode.errors import ConfigError, DaemonUnavailable, FinodeError
 from finode.testnet.bench import agreement, models
 from finode.testnet.bench.agreement import Agreement, Digits
-from finode.testnet.bench.federation import QUERY_DEADLINE_S, Querier, client_of, topology_of, wait_until_it_can_ask
+from finode.testnet.bench.federation import (
+    QUERY_DEADLINE_S,
+    Querier,
+    client_of,
+    topology_of,
+    wait_until_it_can_ask,
+    wait_until_warm,
+)
 from finode.testnet.bench.quiet import busiest, wait_until_quiet
 from finode.testnet.bench.series import Asked, Plan, Series, ask_in_series, stream_per_s
-from finode.testnet.bench.work import Figures, Phases, Row, Work
+from finode.testnet.bench.work import Figures, Phases, Row, Work, computed_by
 from finode.testnet.emulation import Emulation
 from finode.testnet.links import LinkTable, load_links
 from finode.testnet.network import Network, NodeState, describe_exit, first_error, log_hint, start
@@ -92,25 +99,27 @@ async def run(
     on_step: Callable[[str, int, int], None],
     on_row: Callable[[Row], None],
 ) -> Results:
-    """Measure all works, those of equal parties in one federation; return the rows in the order of `works`.
+    """Measure all works, those of equal parties and device in one federation; return rows in the order of `works`.
 
     A work that fails gives a row with the reason. Raises a `FinodeError` if a federation does not start.
     """
     rows: dict[Work, Row] = {}
+    digits: Digits | None = None
     agreements: list[Agreement] = []
 
     def step(what: str) -> None:
         on_step(what, len(rows), len(works))
 
-    for parties in sorted({work.parties for work in works}):
-        group = [work for work in works if work.parties == parties]
-        folder = directory / f"parties-{parties}"
-        digits: Digits | None = None
-        if plan.agreement_of and parties == AGREEMENT_PARTIES:
+    for parties, device in sorted({(work.parties, work.device) for work in works}):
+        group = [work for work in works if (work.parties, work.device) == (parties, device)]
+        folder = directory / f"parties-{parties}-{device}"
+        asks_digits = bool(plan.agreement_of) and parties == AGREEMENT_PARTIES
+        if asks_digits and digits is None:
             step("training models for digits")
-            digits = await trio.to_thread.run_sync(agreement.train, folder / "digits", abandon_on_cancel=True)
+            digits = await trio.to_thread.run_sync(agreement.train, directory / "digits", abandon_on_cancel=True)
         step(f"{parties} parties: models and daemons")
-        topology = await trio.to_thread.run_sync(topology_of, group, folder, digits)
+        given = digits if asks_digits else None
+        topology = await trio.to_thread.run_sync(topology_of, group, folder, given)
         names = [node.name for node in topology.nodes]
         tables = {link: load_links(link, names) for link in {AGREEMENT_LINK, *(work.link for work in group)}}
         network = await start(topology, folder / "net", links=tables[group[0].link])
@@ -119,15 +128,16 @@ async def run(
                 nursery.start_soon(network.watch, _fail_on_exit)
                 await network.wait_ready(lambda node: None)
                 assert network.emulation is not None  # noqa: S101 - it was started with links
+                await wait_until_warm([*network.with_role(Role.PARTY), *network.with_role(Role.DEALER)])
                 bench = _Bench(network, network.emulation, plan, step)
                 for engine in dict.fromkeys(work.engine for work in sorted(group, key=_order)):
                     for work in sorted((work for work in group if work.engine == engine), key=_order):
                         step(str(work))
                         rows[work] = await _row(bench, work, tables[work.link])
                         on_row(rows[work])
-                    if digits is not None and engine in plan.agreement_of:
+                    if given is not None and engine in plan.agreement_of:
                         await network.emulation.set_links(tables[AGREEMENT_LINK])
-                        agreements.append(await _agreement(bench, digits, engine))
+                        agreements.append(await _agreement(bench, given, engine, device))
                 nursery.cancel_scope.cancel()
         finally:
             await network.stop()
@@ -149,7 +159,7 @@ async def _row(bench: _Bench, work: Work, links: LinkTable) -> Row:
 
 async def _measure(bench: _Bench, work: Work, links: LinkTable) -> Figures:
     await bench.emulation.set_links(links)
-    inputs = models.inputs(work.batch)
+    inputs = models.inputs(work.batch, shape=models.input_shape(work.model))
     owners = [node.home for node in bench.network.with_role(Role.OWNER)]
     expected = await trio.to_thread.run_sync(soft_vote, owners, work.service, inputs)
     errors: list[float] = []
@@ -227,7 +237,7 @@ def _figures(
     )
 
 
-async def _agreement(bench: _Bench, digits: Digits, engine: str) -> Agreement:
+async def _agreement(bench: _Bench, digits: Digits, engine: str, device: str) -> Agreement:
     spent: list[float] = []
     async with client_of(bench.network, Querier.KEEPING) as client:
 
@@ -237,14 +247,15 @@ async def _agreement(bench: _Bench, digits: Digits, engine: str) -> Agreement:
             return asked.answer
 
         def on_step(done: int, total: int) -> None:
-            bench.on_step(f"{done} of {total} digits, {engine}")
+            bench.on_step(f"{done} of {total} digits, {computed_by(engine, device)}")
 
         def goes_on() -> bool:
             # A native query costs little; an engine that would take many minutes for all is asked for some.
             return engine == "native" or sum(spent) < AGREEMENT_BUDGETS * bench.plan.budget_s
 
         await wait_until_it_can_ask(client, Digits.SERVICE, len(digits.models))
-        return await agreement.compare(digits, ask, goes_on, engine=engine, link=AGREEMENT_LINK, on_step=on_step)
+        found = await agreement.compare(digits, ask, goes_on, engine=engine, link=AGREEMENT_LINK, on_step=on_step)
+    return replace(found, device=device)
 
 
 def _fail_on_exit(node: NodeState, code: int) -> None:

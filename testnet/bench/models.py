@@ -2,7 +2,8 @@
 
 What a query costs depends on the shapes alone, never on the weights, so nothing is trained. Weights are drawn as He et
 al. do it (arXiv 1502.01852), so that values keep their size from layer to layer, and those of the last layer so that
-the probabilities of the classes differ: an error in them would show. All have ten classes and inputs of 3 x 32 x 32.
+the probabilities of the classes differ: an error in them would show. All have ten classes and inputs of 3 x 32 x 32,
+but for ResNet-50 (He et al., arXiv 1512.03385), which is there to show what large models take: 3 x 224 x 224.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 CLASSES: Final = 10
 INPUT_SHAPE: Final = (3, 32, 32)
+LARGE_INPUT_SHAPE: Final = (3, 224, 224)
 _OPSET: Final = 17
 _IR_VERSION: Final = 9
 _LOGIT_SCALE: Final = 1.0
@@ -70,10 +72,11 @@ class _Builder:
     def relu(self) -> str:
         return self._append("Relu", (self.last,))
 
-    def pool(self, operator: str = "MaxPool") -> str:
+    def pool(self, operator: str = "MaxPool", *, kernel: int = 2, pad: int = 0) -> str:
         channels, height, width = self.shape
-        self.shape = (channels, height // 2, width // 2)
-        return self._append(operator, (self.last,), kernel_shape=[2, 2], strides=[2, 2])
+        size = tuple((side + 2 * pad - kernel) // 2 + 1 for side in (height, width))
+        self.shape = (channels, *size)
+        return self._append(operator, (self.last,), kernel_shape=[kernel] * 2, strides=[2, 2], pads=[pad] * 4)
 
     def global_average(self) -> str:
         self.shape = (self.shape[0], 1, 1)
@@ -182,6 +185,36 @@ def _residual(net: _Builder, channels: int, stride: int) -> None:
     net.relu()
 
 
+def _resnet50(net: _Builder) -> None:
+    net.conv(64, 7, stride=2, pad=3)
+    net.normalize()
+    net.relu()
+    net.pool(kernel=3, pad=1)
+    for channels, blocks, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for index in range(blocks):
+            _bottleneck(net, channels, first_stride if index == 0 else 1)
+    net.global_average()
+    net.flatten()
+    _classify(net)
+
+
+def _bottleneck(net: _Builder, channels: int, stride: int) -> None:
+    """Append 1 x 1, 3 x 3 (with the stride) and 1 x 1 to four times the channels, and what goes around them."""
+    before, shape = net.last, net.shape
+    for kernel, step in ((1, 1), (3, stride)):
+        net.conv(channels, kernel, stride=step, pad=kernel // 2)
+        net.normalize()
+        net.relu()
+    net.conv(4 * channels, 1, gain=1.0)
+    inner, after = net.normalize(), net.shape
+    if shape != after:
+        net.last, net.shape = before, shape
+        net.conv(4 * channels, 1, stride=stride, gain=1.0)
+        before = net.normalize()
+    net.add(inner, before)
+    net.relu()
+
+
 MODELS: Final[Mapping[str, Callable[[_Builder], None]]] = MappingProxyType(
     {
         "mlp": _mlp,
@@ -191,6 +224,7 @@ MODELS: Final[Mapping[str, Callable[[_Builder], None]]] = MappingProxyType(
         "lenet": _lenet("MaxPool"),
         "lenet-avg": _lenet("AveragePool"),
         "resnet18": _resnet18,
+        "resnet50": _resnet50,
         "tiny": _tiny,
     }
 )
@@ -199,11 +233,21 @@ MODELS: Final[Mapping[str, Callable[[_Builder], None]]] = MappingProxyType(
 
 def write_model(name: str, seed: int, path: Path) -> None:
     """Write the model `name` of `MODELS`, with the weights of `seed`."""
-    net = _Builder(seed)
+    net = _Builder(seed, input_shape(name))
     MODELS[name](net)
     net.write(path)
 
 
-def inputs(batch: int, seed: int = 0) -> npt.NDArray[np.float64]:
-    """Return `batch` random images (batch, 3, 32, 32), normalized as images are: mean 0, deviation 1."""
-    return np.random.default_rng([seed, batch]).normal(size=(batch, *INPUT_SHAPE))
+def input_shape(name: str) -> tuple[int, int, int]:
+    """Return the shape of an input of the model `name`."""
+    return LARGE_INPUT_SHAPE if is_large(name) else INPUT_SHAPE
+
+
+def is_large(name: str) -> bool:
+    """Whether the model `name` takes large images, and a party more memory for a run than it offers by default."""
+    return name == "resnet50"
+
+
+def inputs(batch: int, seed: int = 0, shape: tuple[int, int, int] = INPUT_SHAPE) -> npt.NDArray[np.float64]:
+    """Return `batch` random images (batch, *shape), normalized as images are: mean 0, deviation 1."""
+    return np.random.default_rng([seed, batch]).normal(size=(batch, *shape))

@@ -1,8 +1,8 @@
 """The rows of a sweep as curves: latency, and beside it bytes and rounds, over what was varied. One PNG for a sweep.
 
-A colour is an engine on a link; a full line is what a query costs whose bundle lies ready, a broken one what comes on
-top of that or instead of it. matplotlib comes with `finode[bench]`; it is imported when something is drawn, without a
-display.
+A colour is an engine, on a GPU or not, on a link; a full line is what a query costs whose bundle lies ready, a broken
+one what comes on top of that or instead of it. matplotlib comes with `finode[bench]`; it is imported when something is
+drawn, without a display.
 """
 
 from __future__ import annotations
@@ -202,5 +202,5 @@ def _lines(sweep: str, rows: Sequence[Row]) -> dict[str, _Points]:
         work = row.work
         x = {"parties": work.parties, "batch": work.batch, "models": work.model, "links": _rtt_ms(row)}[sweep]
         apart = f"{work.parties} parties" if sweep == "links" else work.link
-        lines.setdefault(f"{work.engine}, {apart}", []).append((x, row.figures))
+        lines.setdefault(f"{work.computed_by}, {apart}", []).append((x, row.figures))
     return lines

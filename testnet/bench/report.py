@@ -15,11 +15,12 @@ from rich.console import Console
 from finode.errors import ConfigError
 from finode.testnet.bench.measure import Results
 from finode.testnet.bench.targets import Outcome, outcomes
-from finode.testnet.bench.work import Row
+from finode.testnet.bench.work import Row, computed_by
 from finode.testnet.report import print_table
 
 COLUMNS: Final = (
     "engine",
+    "device",
     "model",
     "models",
     "parties",
@@ -119,7 +120,7 @@ def print_results(console: Console, results: Results) -> None:
         [
             (
                 _work(row),
-                row.work.engine,
+                row.work.computed_by,
                 row.work.link,
                 f"{figures.online_s:.3f}",
                 f"{figures.offline_s:.3f}",
@@ -144,7 +145,7 @@ def print_results(console: Console, results: Results) -> None:
         [
             (
                 _work(row),
-                row.work.engine,
+                row.work.computed_by,
                 row.work.link,
                 f"{figures.online_s:.3f}",
                 f"{figures.phases.latency_s:.3f}",
@@ -169,11 +170,12 @@ def print_results(console: Console, results: Results) -> None:
         )
     lines = [f"not measured: {row.work}: {row.error}" for row in results.rows if row.figures is None]
     for each in results.agreements:
+        by = computed_by(each.engine, each.device)
         if each.error:
-            lines.append(f"digits, {each.engine}: {each.error}")
+            lines.append(f"digits, {by}: {each.error}")
         else:
             lines.append(
-                f"digits, {each.engine}: {each.agreeing} of {each.compared} with plaintext's class, {each.left_out} "
+                f"digits, {by}: {each.agreeing} of {each.compared} with plaintext's class, {each.left_out} "
                 f"near ties left out, {each.asked} asked; probabilities differ by {each.max_error:.1e}"
             )
     if lines:

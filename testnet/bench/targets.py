@@ -131,7 +131,7 @@ def _errors(rows: Sequence[Row], engine: str) -> Iterator[float]:
 
 
 def _agreement_outcome(agreements: Sequence[Agreement]) -> Iterator[Outcome]:
-    by_engine = {each.engine: each for each in agreements}
+    by_engine = {each.engine: each for each in agreements if each.device == "cpu"}
     if (native := by_engine.get(NATIVE)) is not None:
         yield Outcome(
             what="digits with plaintext's class",

@@ -19,12 +19,17 @@ SWEPT_MODELS: Final = ("mlp", "small-cnn", "medium-cnn", "large-cnn", "lenet-avg
 PAPER_LINKS: Final = ("lan", "continental")
 
 
+def computed_by(engine: str, device: str) -> str:
+    """Return an engine's name, with the device where that is not the processor."""
+    return engine if device == "cpu" else f"{engine} on {device}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """One query to measure: `models` models of a kind, a soft vote over them, revealed as probabilities.
 
-    With the profile `throughput` a stream of such queries is measured too, with its dealing; with `cold` also queries
-    for which nothing was dealt ahead.
+    `device` is where parties and dealer compute. With the profile `throughput` a stream of such queries is measured
+    too, with its dealing; with `cold` also queries for which nothing was dealt ahead.
     """
 
     model: str
@@ -33,6 +38,7 @@ class Work:
     batch: int = 1
     link: str = "lan"
     engine: str = "native"
+    device: str = "cpu"
     profile: str = "latency"
     cold: bool = True
 
@@ -42,13 +48,18 @@ class Work:
         return f"{self.model}-{self.models}"
 
     @property
+    def computed_by(self) -> str:
+        """The engine, and the device where that is not the processor."""
+        return computed_by(self.engine, self.device)
+
+    @property
     def sustained(self) -> bool:
         """Whether a stream of such queries is measured."""
         return self.profile == "throughput"
 
     def __str__(self) -> str:
         what = f"{self.models} x {self.model}" if self.models > 1 else self.model
-        return f"{what}, batch {self.batch}, {self.parties} parties, {self.link}, {self.engine}"
+        return f"{what}, batch {self.batch}, {self.parties} parties, {self.link}, {self.computed_by}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,3 +191,15 @@ SWEEPS: Final[Mapping[str, Callable[[], tuple[Work, ...]]]] = MappingProxyType(
 def with_engines(works: Sequence[Work], engines: Sequence[str]) -> tuple[Work, ...]:
     """Return each work for each engine, side by side."""
     return tuple(dict.fromkeys(replace(work, engine=engine) for work in works for engine in engines))
+
+
+def on_devices(works: Sequence[Work], devices: Sequence[str]) -> tuple[Work, ...]:
+    """Return each work on each device, one device after the other: each needs a federation of its own.
+
+    Only the native engine computes elsewhere than on the processor: works of another one stay there.
+    """
+    return tuple(
+        dict.fromkeys(
+            work if work.engine != "native" else replace(work, device=device) for device in devices for work in works
+        )
+    )

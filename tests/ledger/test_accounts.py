@@ -276,7 +276,7 @@ def test_every_amount_is_explained() -> None:
         ),
     )
     why = {one.session: one.why for one in accounts.explain(OWNERS[1])}
-    assert why[receipt("a").session] == "700 of 1000 of 3000, 3 models, by final_agreement over 3 inputs"
+    assert why[receipt("a").session].endswith(" % of 700 of 1000 of 3000, 3 models: final_agreement over 3 inputs")
     assert why[receipt("d").session].endswith("equally: the engine crypten computes no sums of votes")
     assert why[receipt("e").session].endswith("3 models, equally")
     charged = {one.session: one.why for one in accounts.explain(QUERIER)}

@@ -1,8 +1,12 @@
-"""The meter against a link that counts: rounds and bytes that a session reports are those that went over its lanes."""
+"""The meter against a link that counts: rounds and bytes that a session reports are those that went over its lanes.
+
+What goes on after the answer, the statistics, has rounds of its own behind those of the answer.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,8 @@ import pytest
 from finode.identity import PeerId
 from finode.net.interface import Stream
 from finode.node.interface import QueryProgress, QueryRequest
-from finode.wire.session import PROTOCOL
-from tests.fakes.federation import Member, federation_of
+from finode.wire.session import PROTOCOL, ROUND_HEADER
+from tests.fakes.federation import Member, federation_of, until
 
 LAYOUT: dict[str, dict[str, Any]] = {
     **{f"party {index}": {"roles": ["owner", "party"], "models": [index]} for index in range(5)},
@@ -22,10 +26,27 @@ LAYOUT: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a lane: of which run and round, and how long."""
+
+    run: bytes
+    round: int
+    length: int
+
+
+Frames = dict[tuple[PeerId, PeerId], list[Frame]]
+
+
+def _seen(frame: Any) -> Frame:
+    run, round = ROUND_HEADER.unpack_from(frame)
+    return Frame(run, round, len(frame))
+
+
 class CountedLane:
     """A lane's stream at the party that opened it: it sees the frames of both directions."""
 
-    def __init__(self, stream: Stream, own: PeerId, frames: dict[tuple[PeerId, PeerId], list[int]]) -> None:
+    def __init__(self, stream: Stream, own: PeerId, frames: Frames) -> None:
         self._stream = stream
         self._own = own
         self._frames = frames
@@ -34,19 +55,19 @@ class CountedLane:
         return getattr(self._stream, name)
 
     async def send_raw(self, frame: Any, **options: Any) -> None:
-        self._frames[self._own, self._stream.peer].append(len(frame))
+        self._frames[self._own, self._stream.peer].append(_seen(frame))
         await self._stream.send_raw(frame, **options)
 
     async def receive_frame(self, *kinds: Any, **options: Any) -> Any:
         frame = await self._stream.receive_frame(*kinds, **options)
         if isinstance(frame, bytearray):
-            self._frames[self._stream.peer, self._own].append(len(frame))
+            self._frames[self._stream.peer, self._own].append(_seen(frame))
         return frame
 
 
-def count_lanes(members: dict[str, Member], monkeypatch: pytest.MonkeyPatch) -> dict[tuple[PeerId, PeerId], list[int]]:
-    """Count the frames of every lane that is opened from now on: their lengths, by who sends and who receives."""
-    frames: dict[tuple[PeerId, PeerId], list[int]] = defaultdict(list)
+def count_lanes(members: dict[str, Member], monkeypatch: pytest.MonkeyPatch) -> Frames:
+    """Count the frames of every lane that is opened from now on, by who sends and who receives."""
+    frames: Frames = defaultdict(list)
 
     def counting(member: Member) -> Any:
         inner = member.network.open
@@ -76,13 +97,17 @@ async def test_rounds_and_bytes_are_those_that_the_links_carried(
     async with federation_of(tmp_path, LAYOUT) as (_, members):
         frames = count_lanes(members, monkeypatch)
         await members["asker"].node.query(request, ignore)  # opens lanes and masked weights
-        frames.clear()
         answer = await members["asker"].node.query(request, ignore)
+        await until(lambda: sum(member.node.ballots_kept for member in members.values()) == 2 * parties)
 
+    session, rounds = bytes.fromhex(answer.session), answer.traffic.rounds
+    after = {pair: [one for one in seen if one.run == session and one.round >= rounds] for pair, seen in frames.items()}
+    frames = {pair: [one for one in seen if one.run == session and one.round < rounds] for pair, seen in frames.items()}
+    assert all(after.values())
     assert len(frames) == parties * (parties - 1)
-    assert {len(lengths) for lengths in frames.values()} == {answer.traffic.rounds}
+    assert all([one.round for one in seen] == list(range(rounds)) for seen in frames.values())
     sent = tuple(
-        sum(sum(lengths) for (source, _), lengths in frames.items() if source == party)
+        sum(one.length for (source, _), seen in frames.items() for one in seen if source == party)
         for party in answer.committee.parties
     )
     assert sent == answer.traffic.bytes_sent_per_party

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trio
-import trio.testing
 
 from finode.errors import PeerRefused
 from finode.ledger.opening import Part
 from finode.ledger.records import contradict, verify_statement
 from finode.node.contributions import Noise
-from finode.node.openings import PAUSE_S
 from finode.wire.committee import Vote
 from finode.wire.contribution import Opening
 from finode.wire.receipts import EpochStatement, Outcome, SignedStatement
@@ -136,25 +133,3 @@ async def test_sums_of_a_session_that_was_aborted_by_its_receipt_are_not_opened(
         (signed,) = world.filed
         assert isinstance(signed, SignedStatement)
         assert aborted not in verify_statement(signed).statement.sessions
-
-
-@pytest.mark.trio
-async def test_an_opening_that_nobody_will_sign_does_not_hold_up_later_ones(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with world_in(tmp_path) as world:
-        stuck = [world.session(number, 10) for number in range(4)]
-        world.end_epoch()
-        world.receipts[stuck[0]] = replace(world.receipts[stuck[0]], count=9)
-        await world.look()
-        assert world.filed == []
-        later = [world.session(number, 10) for number in range(4, 8)]
-        world.end_epoch()
-
-        await trio.sleep(PAUSE_S)
-        await world.look()
-
-        (signed,) = world.filed
-        assert isinstance(signed, SignedStatement)
-        statement = verify_statement(signed).statement
-        assert statement.sessions == tuple(later)

@@ -9,7 +9,7 @@ import pytest
 import structlog
 import trio
 
-from finode.errors import LocalError, ModelError, WorkerDied
+from finode.errors import ConfigError, LocalError, ModelError, WorkerDied
 from finode.node.pool import WorkerPool
 from finode.smpc.engine import Program
 from finode.wire import canonical
@@ -101,3 +101,15 @@ async def test_a_node_that_neither_computes_nor_deals_has_no_workers() -> None:
     with pytest.raises(LocalError, match="no workers"):
         async with pool.acquire():
             raise ModelError("not reached")
+
+
+@pytest.mark.trio
+async def test_workers_without_their_device_end_the_pool_and_are_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    pool = WorkerPool(2, 1, structlog.get_logger(), device="cuda")
+
+    with pytest.raises(ConfigError, match="finds no GPU") as caught:
+        await pool.serve()
+
+    assert 'device = "cpu"' in caught.value.hint
+    assert pool.pids() == ()

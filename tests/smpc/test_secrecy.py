@@ -82,7 +82,7 @@ def _words(data: bytes) -> list[bytes]:
 def test_the_dealer_is_given_nothing_but_the_public_program_and_its_own_secret() -> None:
     assert list(inspect.signature(NativeEngine.deal).parameters) == ["self", "program", "secret"]
     assert list(inspect.signature(NativeEngine.correction_bytes).parameters) == ["self", "program"]
-    assert list(inspect.signature(DealerWeights.__init__).parameters) == ["self", "plans", "mask_seeds"]
+    assert list(inspect.signature(DealerWeights.__init__).parameters) == ["self", "plans", "mask_seeds", "device"]
     assert set(Program.__slots__) == {
         "plans", "deployments", "parties", "batch", "fractional_bits", "vote", "vote_weights", "reveal", "profile",
         "copies", "gamma", "statistics",

@@ -140,7 +140,7 @@ def test_the_report_says_who_served_and_what_it_took(is_terminal: bool) -> None:
         "North",
         "MLP",
         "75.0 %",
-        "2 of 2 labels",
+        "4 of 4 labels",
         "party 1",
         "c0ffee",
         "same committee",
@@ -164,7 +164,7 @@ def test_the_report_compares_the_books_of_all_nodes() -> None:
 
     assert "balances are equal on every node" in equal
     assert "Registry, started only now, has the same books after 2.2 s" in equal
-    assert "North: -0.064000 as querier, it asked 64 inputs" in equal
+    assert "North: -0.064000 as querier, 2 receipts, such as: it asked 64 inputs" in equal
     assert "0.064000 paid in = 0.064000 paid out + 0.000000 pending" in equal
     assert "BALANCES DIFFER" in unequal
     assert "equal on every node" not in unequal
@@ -271,7 +271,14 @@ def test_the_whole_demo_agrees_with_plaintext() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["holds"] is True
-    first, second = found["queries"]
+    settlement = found["settlement"]
+    assert settlement["equal"] is True
+    assert settlement["late"]["digest"] == settlement["books"][0]["digest"] == settlement["rewards"]["digest"]
+    assert len(settlement["books"]) == 6
+    assert settlement["rewards"]["pending"] == 0
+    assert settlement["rewards"]["paid_in"] == settlement["rewards"]["paid_out"] > 0
+    assert all(not receipt["withheld"] for receipt in settlement["receipts"])
+    first, second, _ = found["queries"]
     assert first["agreement"]["questions"] == 32
     assert first["committee"]["id"] == second["committee"]["id"]
     assert second["timings"]["deployment_s"] < first["timings"]["deployment_s"]

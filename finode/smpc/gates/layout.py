@@ -80,7 +80,7 @@ class Slice(Local):
         x = inputs[0]
         for axis, (start, stride, count) in enumerate(zip(self.starts, self.strides, self.counts, strict=True)):
             if (start, stride, count) != (0, 1, x.shape[LEAD + axis]):
-                x = x.index_select(LEAD + axis, start + stride * torch.arange(count))
+                x = x.index_select(LEAD + axis, start + stride * torch.arange(count, device=x.device))
         return x
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from finode.errors import LocalError
-from finode.smpc import ring
+from finode.smpc import ring, ring_products
 from finode.smpc.gates.base import Gate
 from finode.smpc.material import Shape, Source
 from finode.smpc.session import Cost, Session
@@ -58,7 +58,7 @@ class Matmul:
 
     def __call__(self, x: Tensor, w: Tensor) -> Tensor:
         rows = x.reshape(x.shape[0], -1, x.shape[-1])
-        product = rows @ w.transpose(1, 2)
+        product = ring_products.matmul(rows, w.transpose(1, 2))
         return product.reshape(product.shape[0], *x.shape[1:-1], w.shape[1])
 
 

@@ -124,4 +124,4 @@ class AveragePool(Local):
         if self._even():
             return total
         counts = self._counts()
-        return total * (((1 << (self.raised_bits + 1)) // counts + 1) >> 1)
+        return total * (((1 << (self.raised_bits + 1)) // counts + 1) >> 1).to(total.device)

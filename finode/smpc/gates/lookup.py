@@ -89,8 +89,8 @@ class Table:
 
         def rotated() -> Tensor:
             start, rho = self._places(mask.high)
-            order = (torch.arange(nodes) - start[..., None]) & (nodes - 1)
-            value, slope, curve = (part[order] for part in _nodes(self))
+            order = (torch.arange(nodes, device=start.device) - start[..., None]) & (nodes - 1)
+            value, slope, curve = (part[order] for part in _nodes(self, order.device))
             rho = rho[..., None]
             return torch.stack((value - slope * rho + curve * rho * rho, slope - 2 * curve * rho, curve))
 
@@ -106,15 +106,18 @@ class Table:
     def plain(self, x: Tensor) -> Tensor:
         """Return the value for public inputs inside of the table."""
         index, d = self._places(x - self.start_units)
-        value, slope, curve = (part[index] for part in _nodes(self))
+        value, slope, curve = (part[index] for part in _nodes(self, index.device))
         return value + slope * d + curve * (d * d)
 
 
 @cache
-def _nodes(table: Table) -> tuple[Tensor, Tensor, Tensor]:
-    """Return T, T' and T'' / 2 as integers, so scaled that each product with a power of d has the output's scale."""
+def _nodes(table: Table, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return T, T' and T'' / 2 as integers, so scaled that each product with a power of d has the output's scale.
+
+    They are made on the processor wherever they are used: a GPU rounds exp otherwise, and all must hold the same table.
+    """
     nodes = table.start + torch.arange(1 << table.index_bits, dtype=torch.float64) / 2**table.step_bits
     value, slope, curve = table.function.at(nodes)
     scales = [table.output_bits - order * table.input_bits for order in range(3)]
     parts = [(part * 2.0**scale).round().long() for part, scale in zip((value, slope, curve), scales, strict=True)]
-    return parts[0], parts[1], parts[2]
+    return parts[0].to(device), parts[1].to(device), parts[2].to(device)

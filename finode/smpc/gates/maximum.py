@@ -28,6 +28,7 @@ from finode.smpc.gates.base import Gate
 from finode.smpc.gates.compare import SignMaterial, sign_of
 from finode.smpc.gates.truncate import MaskMaterial, Opened, mask_material, masked, unmask
 from finode.smpc.material import Shape, Source, width_for
+from finode.smpc.ring_products import matmul
 from finode.smpc.session import Cost, Session
 from finode.smpc.share import Share
 from finode.smpc.weights import PlainWeights
@@ -100,15 +101,15 @@ class Block:
 
     def material(self, source: Source) -> BlockMaterial:
         shape, size = self.shape, 1 << self.residue_bits
-        first, second, _ = _pairs(self.count)
-        pairs = (*shape[:-1], len(first))
         mask = mask_material(source, shape, self.shift)
+        first, second, _ = _pairs(self.count, mask.r.device)
+        pairs = (*shape[:-1], len(first))
         bit = source.bits(pairs)
         rho = source.uniform(shape, 8)
         payload_mask = source.uniform(shape) if self.with_payload else None
 
         def table(entry: Tensor | int) -> Tensor:
-            chosen = ring.digit(rho, 0, self.residue_bits)[..., None] == torch.arange(size)
+            chosen = ring.digit(rho, 0, self.residue_bits)[..., None] == torch.arange(size, device=rho.device)
             return chosen.long() * (entry if isinstance(entry, int) else entry[..., None])
 
         tables = (*shape, size)
@@ -128,7 +129,7 @@ class Block:
 
     async def run(self, session: Session, material: BlockMaterial, z: Share, payload: Tensor | None) -> BlockWinner:
         comparison, first = sign_of(self.bits), session.first
-        earlier, later, losses = _pairs(self.count)
+        earlier, later, losses = _pairs(self.count, z.data.device)
 
         openings = [frames.elements(masked(z, material.mask))]
         if payload is not None and material.payload_mask is not None:
@@ -143,9 +144,9 @@ class Block:
 
         flags = (await session.open_bits(signs ^ material.bit)).long()
         lost = material.beta * (1 - 2 * flags) + (flags if first else 0)
-        loss = lost @ losses
+        loss = matmul(lost, losses)
         if first:  # the later one of a pair loses where the sign is 0: one loss for each earlier candidate
-            loss = loss + torch.arange(self.count)
+            loss = loss + torch.arange(self.count, device=loss.device)
 
         place = (await session.open_together(frames.residues(loss + material.rho, self.residue_bits)))[0]
         one_hot = _read(material.one_hot, place)
@@ -181,13 +182,13 @@ def _read(table: Tensor, place: Tensor) -> Tensor:
 
 
 @cache
-def _pairs(count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return the pairs u < v as two index tensors, and the matrix by which a sign counts as u's loss, not v's."""
-    first, second = torch.triu_indices(count, count, 1)
+    first, second = torch.triu_indices(count, count, 1)  # on the processor: made once, whatever the device
     losses = torch.zeros((len(first), count), dtype=torch.int64)
     losses[torch.arange(len(first)), first] = 1
     losses[torch.arange(len(first)), second] = -1
-    return first, second, losses
+    return first.to(device), second.to(device), losses.to(device)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -256,8 +257,8 @@ class Tournament:
             if winner.payload is not None:
                 index = winner.payload
             elif self.with_index:
-                places = torch.arange(math.prod(block.shape[-2:])).view(block.shape[-2:])
-                index = winner.one_hot @ places[0]
+                places = torch.arange(math.prod(block.shape[-2:]), device=z.data.device).view(block.shape[-2:])
+                index = (winner.one_hot * places[0]).sum(-1)
                 if first:
                     index = index + places[:, 0]
             if winner.largest is not None:
@@ -387,7 +388,7 @@ class OneHot(Gate[OneHotMaterial]):
     async def run(self, session: Session, material: OneHotMaterial, *inputs: Share) -> Share:
         hidden = frames.residues(inputs[0].data + material.rho, self._width)
         place = (await session.open_together(hidden))[0]
-        entries = ring.digit(place[..., None] - torch.arange(self.classes), 0, self._width)
+        entries = ring.digit(place[..., None] - torch.arange(self.classes, device=place.device), 0, self._width)
         return Share(material.table.gather(-1, entries), session.first)
 
     def plain(self, weights: PlainWeights, *inputs: Tensor) -> Tensor:
@@ -399,10 +400,10 @@ class OneHot(Gate[OneHotMaterial]):
 
 def one_hot(index: Tensor, classes: int) -> Tensor:
     """Return the one-hot vectors of public indices."""
-    return (index[..., None] == torch.arange(classes)).long()
+    return (index[..., None] == torch.arange(classes, device=index.device)).long()
 
 
 def first_largest(x: Tensor) -> Tensor:
     """Return the lowest index of the largest public value in the last dimension."""
     is_largest = x == x.amax(-1, keepdim=True)
-    return (is_largest * torch.arange(x.shape[-1], 0, -1)).argmax(-1)
+    return (is_largest * torch.arange(x.shape[-1], 0, -1, device=x.device)).argmax(-1)

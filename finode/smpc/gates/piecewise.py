@@ -91,9 +91,8 @@ class PiecewiseLinear(Gate[ReluMaterial]):
     bits: int
     pieces: Pieces
 
-    @property
-    def _knots(self) -> Tensor:
-        return torch.tensor(self.pieces.knots).reshape(-1, *[1] * len(self.shape))
+    def _knots(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.pieces.knots).to(device).reshape(-1, *[1] * len(self.shape))
 
     def material(self, source: Source, *inputs: object) -> ReluMaterial:
         shape = (len(self.pieces.knots), *self.shape)
@@ -108,8 +107,9 @@ class PiecewiseLinear(Gate[ReluMaterial]):
         comparison, first = sign_of(self.bits), session.first
         opened = unmask(await session.open(masked(inputs[0], material.mask)), material.mask, first)
         shape = (len(self.pieces.knots), *self.shape)
-        excess = opened.x - self._knots if first else opened.x.expand(shape)
-        value = Opened(excess, opened.k - self._knots, opened.wrap)
+        knots = self._knots(opened.k.device)
+        excess = opened.x - knots if first else opened.x.expand(shape)
+        value = Opened(excess, opened.k - knots, opened.wrap)
 
         digits, linear = comparison.masked_bits(value.k, material.sign, first)
         digits = await session.open_bits(digits) if len(digits) else digits
@@ -121,7 +121,7 @@ class PiecewiseLinear(Gate[ReluMaterial]):
 
     def plain(self, weights: PlainWeights, *inputs: Tensor) -> Tensor:
         x = inputs[0] >> self.shift
-        return self.pieces.combine(x, (x - self._knots).clamp(min=0), True)
+        return self.pieces.combine(x, (x - self._knots(x.device)).clamp(min=0), True)
 
     def cost(self) -> Cost:
         count = math.prod(self.shape)

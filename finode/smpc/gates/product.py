@@ -17,6 +17,7 @@ from finode.smpc.gates.base import Gate
 from finode.smpc.gates.linear import Form
 from finode.smpc.gates.softmax import TripleMaterial
 from finode.smpc.material import Shape, Source
+from finode.smpc.ring_products import matmul
 from finode.smpc.session import Cost, Session
 from finode.smpc.share import Share
 from finode.smpc.weights import PlainWeights
@@ -57,7 +58,7 @@ class MatrixProduct(Gate[TripleMaterial]):
 
     def material(self, source: Source, *inputs: object) -> TripleMaterial:
         a, b = source.uniform(self.left), source.uniform(self.right)
-        return TripleMaterial(a, b, source.dealt(self.shape, lambda: a @ b))
+        return TripleMaterial(a, b, source.dealt(self.shape, lambda: matmul(a, b)))
 
     async def run(self, session: Session, material: TripleMaterial, *inputs: Share) -> Share:
         d, e = await session.open_together(
@@ -65,10 +66,10 @@ class MatrixProduct(Gate[TripleMaterial]):
         )
         # Party 0's public term goes into its first product: d @ (b + e).
         right = material.b + e if session.first else material.b
-        return Share(material.c + d @ right + material.a @ e, session.first)
+        return Share(material.c + matmul(d, right) + matmul(material.a, e), session.first)
 
     def plain(self, weights: PlainWeights, *inputs: Tensor) -> Tensor:
-        return inputs[0] @ inputs[1]
+        return matmul(inputs[0], inputs[1])
 
     def cost(self) -> Cost:
         return Cost(1, 64 * (math.prod(self.left) + math.prod(self.right)))

@@ -178,12 +178,12 @@ class Spline(Gate[SplineMaterial]):
     def _units(self, x: float) -> int:
         return round(x * 2.0**self.input_bits)
 
-    def _ends(self) -> Tensor:
-        ends = torch.tensor([self._units(self.curve.start), self._units(self.curve.end)])
+    def _ends(self, device: torch.device) -> Tensor:
+        ends = torch.tensor([self._units(self.curve.start), self._units(self.curve.end)]).to(device)
         return ends.reshape(2, *[1] * len(self.shape))
 
-    def _coefficients(self) -> Tensor:
-        return coefficients(self.curve, self.input_bits - self._dropped)
+    def _coefficients(self, device: torch.device) -> Tensor:
+        return _coefficients_on(self.curve, self.input_bits - self._dropped, device)
 
     def _places(self, k: Tensor) -> tuple[Tensor, Tensor]:
         return ring.digit(k, self._step, self.curve.index_bits), ring.digit(k, 0, self._step) >> self._dropped
@@ -194,7 +194,8 @@ class Spline(Gate[SplineMaterial]):
         sign = sign_of(self.bits).material(source, pair, lambda: mask.high.expand(pair))
 
         def one_hot() -> Tensor:
-            return (self._places(mask.high)[0][..., None] == torch.arange(self._nodes)).long()
+            place = self._places(mask.high)[0]
+            return (place[..., None] == torch.arange(self._nodes, device=place.device)).long()
 
         def powers() -> Tensor:
             rho = self._places(mask.high)[1]
@@ -228,7 +229,7 @@ class Spline(Gate[SplineMaterial]):
 
         place, kappa = self._places(x.k - self._units(self.curve.start))
         constant, *factors = self._by_powers(self._selected(place, material.one_hot), kappa)
-        digits, linear = comparison.masked_bits(x.k - self._ends(), material.sign, first)
+        digits, linear = comparison.masked_bits(x.k - self._ends(x.k.device), material.sign, first)
         digits, opened = await session.open_together(
             frames.bits(digits), frames.elements(torch.stack(factors) - material.masks)
         )
@@ -242,8 +243,8 @@ class Spline(Gate[SplineMaterial]):
 
     def _selected(self, place: Tensor, one_hot: Tensor) -> list[Tensor]:
         """Return the shares of the coefficients of the node at place - (the one-hot vector's): public, rotated."""
-        order = (place[..., None] - torch.arange(self._nodes)) & (self._nodes - 1)
-        return [(one_hot * column[order]).sum(-1) for column in self._coefficients()]
+        order = (place[..., None] - torch.arange(self._nodes, device=place.device)) & (self._nodes - 1)
+        return [(one_hot * column[order]).sum(-1) for column in self._coefficients(place.device)]
 
     def _by_powers(self, a: list[Tensor], kappa: Tensor) -> list[Tensor]:
         """Return B_0 to B_3 (module docstring)."""
@@ -271,9 +272,9 @@ class Spline(Gate[SplineMaterial]):
 
     def plain(self, weights: PlainWeights, *inputs: Tensor) -> Tensor:
         x = inputs[0] >> self.shift
-        start, end = self._ends()
+        start, end = self._ends(x.device)
         place, d = self._places(x.clamp(start, end - 1) - start)
-        a = [column[place] for column in self._coefficients()]
+        a = [column[place] for column in self._coefficients(x.device)]
         value: Tensor = (a[0] + d * (a[1] + d * (a[2] + d * a[3]))) >> self._truncated
         beyond = x if self.curve.follows else torch.full_like(x, self._units(self.curve.right))
         return torch.where(x < start, self._units(self.curve.left), torch.where(x < end, value, beyond))
@@ -310,3 +311,8 @@ def coefficients(curve: Curve, input_bits: int) -> Tensor:
                 ]
             )
     return torch.tensor(rows).T.contiguous()
+
+
+@cache
+def _coefficients_on(curve: Curve, input_bits: int, device: torch.device) -> Tensor:
+    return coefficients(curve, input_bits).to(device)

@@ -18,6 +18,7 @@ from finode.smpc.gates.base import Gate
 from finode.smpc.gates.local import Local
 from finode.smpc.gates.maximum import one_hot
 from finode.smpc.material import Shape, Source
+from finode.smpc.ring_products import matmul
 from finode.smpc.session import Session
 from finode.smpc.share import Share
 from finode.smpc.statistics_layout import equal_part, model_pairs
@@ -50,7 +51,8 @@ class Arranged(Local):
 
     def linear(self, *inputs: Tensor) -> Tensor:
         joined = torch.cat(inputs)
-        return joined[[self.order.index(model) for model in range(len(self.order))]]
+        places = torch.tensor([self.order.index(model) for model in range(len(self.order))])
+        return joined[places.to(joined.device)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,25 +110,25 @@ class JointVotes(Gate[JointMaterial]):
 
     shape: Shape
 
-    def _pairs(self) -> tuple[Tensor, Tensor]:
-        first, second = torch.tensor(model_pairs(self.shape[0])).T
+    def _pairs(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        first, second = torch.tensor(model_pairs(self.shape[0])).T.to(device)
         return first, second
 
     def material(self, source: Source, *inputs: Tensor) -> JointMaterial:
-        a, (first, second) = inputs[0], self._pairs()
+        a, (first, second) = inputs[0], self._pairs(inputs[0].device)
         shape = (len(first), self.shape[-1], self.shape[-1])
-        return JointMaterial(a, source.dealt(shape, lambda: a[first].mT @ a[second]))
+        return JointMaterial(a, source.dealt(shape, lambda: matmul(a[first].mT, a[second])))
 
     async def run(self, session: Session, material: JointMaterial, *inputs: Tensor) -> Share:
-        d, a, (first, second) = inputs[0], material.mask, self._pairs()
+        d, a, (first, second) = inputs[0], material.mask, self._pairs(inputs[0].device)
         # Party 0's public term goes into its first product: D_k^T (a_l + D_l).
         right = a + d if session.first else a
-        total = d[first].mT @ right[second] + a[first].mT @ d[second] + material.products
-        return Share(total, session.first)
+        total = matmul(d[first].mT, right[second]) + matmul(a[first].mT, d[second])
+        return Share(total + material.products, session.first)
 
     def plain(self, weights: PlainWeights, *inputs: Tensor) -> Tensor:
-        first, second = self._pairs()
-        return inputs[0][first].mT @ inputs[0][second]
+        first, second = self._pairs(inputs[0].device)
+        return matmul(inputs[0][first].mT, inputs[0][second])
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -171,8 +173,8 @@ class EqualParts(Local):
     models: int
 
     def linear(self, *inputs: Tensor) -> Tensor:
-        parts = torch.tensor([equal_part(n) for n in range(self.models + 1)], device=inputs[0].device)
-        return (inputs[0] * parts).sum(-1, keepdim=True)
+        parts = torch.tensor([equal_part(n) for n in range(self.models + 1)])
+        return (inputs[0] * parts.to(inputs[0].device)).sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -234,7 +236,7 @@ class Ballots(Gate[BallotMaterial]):
         turned = material.turned.clone()
         # One input at a time: a matrix of C x 2^m for each would be large where there are many classes.
         for index, row in enumerate(material.one_hot):
-            turned[:, index] += inputs[0][:, index] @ row[entries]
+            turned[:, index] += matmul(inputs[0][:, index], row[entries])
         return BallotShares(turned, material.rho)
 
     def plain(self, weights: PlainWeights, *inputs: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class WeightedSum(Local):
     weights: tuple[int, ...]
 
     def linear(self, *inputs: Tensor) -> Tensor:
-        factors = torch.tensor(self.weights).reshape(-1, *[1] * (inputs[0].dim() - 1))
+        factors = torch.tensor(self.weights).to(inputs[0].device).reshape(-1, *[1] * (inputs[0].dim() - 1))
         total: Tensor = (inputs[0] * factors).sum(0)
         return total
 
@@ -180,7 +180,10 @@ class AddIdentity(Gate[None]):
 
     async def run(self, session: Session, material: None, *inputs: Share) -> Share:
         scaled = inputs[0].scale(self.factor)
-        return scaled.add_public(self.value * torch.eye(inputs[0].shape[-1], dtype=torch.int64))
+        return scaled.add_public(self._identity(scaled.data))
 
     def plain(self, weights: PlainWeights, *inputs: Tensor) -> Tensor:
-        return inputs[0] * self.factor + self.value * torch.eye(inputs[0].shape[-1], dtype=torch.int64)
+        return inputs[0] * self.factor + self._identity(inputs[0])
+
+    def _identity(self, x: Tensor) -> Tensor:
+        return self.value * torch.eye(x.shape[-1], dtype=torch.int64, device=x.device)

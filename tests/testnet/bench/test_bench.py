@@ -15,7 +15,7 @@ from finode.testnet.bench import plots, report
 from finode.testnet.bench.commands import bench
 from finode.testnet.bench.measure import Results
 from finode.testnet.bench.series import Plan
-from finode.testnet.bench.work import SWEEPS, Row, Work, quick_preset, table_preset, with_engines
+from finode.testnet.bench.work import SWEEPS, Row, Work, on_devices, quick_preset, table_preset, with_engines
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,9 @@ from finode.testnet.bench.work import SWEEPS, Row, Work, quick_preset, table_pre
         (["--model", "alexnet"], "'alexnet' is none of mlp, small-cnn"),
         (["--sweep", "phases"], "Invalid value for '--sweep'"),
         (["--engine", "spu"], "Invalid value for '--engine'"),
+        (["--device", "tpu"], "Invalid value for '--device'"),
     ],
-    ids=["two-kinds", "model", "sweep", "engine"],
+    ids=["two-kinds", "model", "sweep", "engine", "device"],
 )
 def test_wrong_usage_is_named(arguments: list[str], problem: str) -> None:
     result = CliRunner().invoke(bench, arguments)
@@ -57,8 +58,9 @@ def test_curves_are_refused_before_anything_is_measured_where_nothing_can_draw(
         (["--quick"], quick_preset(), ()),
         (["--sweep", "all"], tuple(dict.fromkeys(work for sweep in SWEEPS.values() for work in sweep())), ()),
         (["--sweep", "links", "--link", "lan"], [w for w in SWEEPS["links"]() if w.link == "lan"], ()),
+        (["--quick", "--device", "cpu", "--device", "cuda"], on_devices(quick_preset(), ["cpu", "cuda"]), ()),
     ],
-    ids=["table", "native", "quick", "all-sweeps", "one-link"],
+    ids=["table", "native", "quick", "all-sweeps", "one-link", "devices"],
 )
 def test_what_is_measured_follows_from_the_options(
     options: list[str], works: Sequence[Work], agreement_of: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -89,7 +91,7 @@ def test_a_real_run_gives_rows_whose_bytes_are_those_of_the_link(tmp_path: Path)
     assert list(row) == list(report.COLUMNS)
     assert json.loads((tmp_path / "rows.json").read_text())["rows"] == [row]
     assert (row["model"], row["models"], row["parties"], row["batch"], row["link"]) == ("tiny", 2, 2, 8, "regional")
-    assert (row["engine"], row["repeats"], row["error"]) == ("native", 2, "")
+    assert (row["engine"], row["device"], row["repeats"], row["error"]) == ("native", "cpu", 2, "")
     assert 0 <= row["max_error"] < 0.002
     assert row["rounds"] > 0
     assert row["offline_bytes"] > 0

@@ -13,6 +13,9 @@ from finode.daemon.admin import add_model
 from finode.daemon.home import init_home
 from finode.daemon.plaintext import soft_vote
 from finode.errors import ModelError
+from finode.models.onnx_import import import_onnx
+from finode.smpc.engine import Program
+from finode.smpc.native import NativeEngine
 from finode.testnet.bench import models
 
 PARAMETERS = {
@@ -50,6 +53,34 @@ def test_resnet18_has_twenty_convolutions_and_no_max_pool(tmp_path: Path) -> Non
     # The published count for CIFAR is 11,173,962: with two parameters of each normalized channel (4,800 of them) and
     # without the convolutions' biases, which a normalization makes superfluous.
     assert sum(int(np.prod(dims)) for dims in kernels.values()) + 5130 + 2 * 4800 == 11_173_962
+
+
+@pytest.mark.slow
+def test_resnet50_has_the_published_shape_and_the_engine_takes_it(tmp_path: Path) -> None:
+    models.write_model("resnet50", 1, tmp_path / "model.onnx")
+
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    kernels = [weight.dims for weight in graph.initializer if len(weight.dims) == 4]
+    assert (kinds.count("Conv"), kinds.count("Add"), kinds.count("MaxPool")) == (53, 16, 1)
+    # The published count for a thousand classes is 25,557,032: two parameters of each of 26,560 normalized channels,
+    # no biases of convolutions, and a last layer of 2048 x 1000 + 1000.
+    assert sum(int(np.prod(dims)) for dims in kernels) + 2 * 26_560 + 2_049_000 == 25_557_032
+
+    plan = import_onnx(tmp_path / "model.onnx").plan
+    program = Program(
+        plans=(plan,),
+        deployments=(b"d" * 32,),
+        parties=2,
+        batch=1,
+        fractional_bits=16,
+        vote="soft",
+        reveal="probabilities",
+    )
+    assert plan.input_shape == (3, 224, 224)
+    # What docs/performance.md says; batch normalizations are folded, so a weight is a kernel or the last layer.
+    assert NativeEngine().memory_bytes(program) / 2**20 == pytest.approx(2931, abs=1)
+    assert NativeEngine().correction_bytes(program) / 1e6 == pytest.approx(787.5, abs=0.1)
 
 
 @pytest.mark.slow

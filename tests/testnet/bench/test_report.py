@@ -40,7 +40,10 @@ FIGURES = Figures(
 )
 WORK = Work(model="lenet", models=5, batch=32, profile="throughput", cold=False)
 AGREEMENT = Agreement(engine="native", link="lan", asked=1000, compared=996, agreeing=996, left_out=4, max_error=2e-5)
-RESULTS = Results((Row(WORK, FIGURES), Row(replace(WORK, engine="crypten"), None, "no such engine")), (AGREEMENT,))
+RESULTS = Results(
+    (Row(WORK, FIGURES), Row(replace(WORK, engine="crypten"), None, "no such engine")),
+    (AGREEMENT, replace(AGREEMENT, device="cuda")),
+)
 
 
 def test_json_has_the_fields_that_are_promised() -> None:
@@ -85,7 +88,8 @@ def test_the_table_shows_figures_phases_and_what_failed() -> None:
     assert "128.0 (16.5 sustained)" in text
     assert "0.062" in text
     assert "not measured: 5 x lenet, batch 32, 2 parties, lan, crypten: no such engine" in text
-    assert "996 of 996 with plaintext's class, 4 near ties left out, 1000 asked" in text
+    assert "digits, native: 996 of 996 with plaintext's class, 4 near ties left out, 1000 asked" in text
+    assert "digits, native on cuda: 996 of 996" in text
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from finode.testnet.bench import report
 from finode.testnet.bench.agreement import Agreement
 from finode.testnet.bench.measure import Results
 from finode.testnet.bench.targets import Target, outcomes, targets
-from finode.testnet.bench.work import Figures, Phases, Row, Work, table_preset, with_engines
+from finode.testnet.bench.work import Figures, Phases, Row, Work, on_devices, table_preset, with_engines
 
 PHASES = Phases(latency_s=0.5, asking_s=0.04, transfer_s=0.0, compute_s=0.01, rest_s=0.05)
 
@@ -102,6 +102,19 @@ def test_one_digit_of_another_class_misses_the_target() -> None:
 
     assert outcome.met is False
     assert not Agreement(engine="native", link="lan").holds  # nothing compared proves nothing
+
+
+def test_only_what_the_processor_computed_is_held_to_the_targets() -> None:
+    rows = tuple(Row(work, figures(online_s=0.001)) for work in on_devices(table_preset(), ["cuda"]))
+    agreements = (
+        Agreement(engine="native", link="lan", asked=10, compared=10, agreeing=10),
+        Agreement(engine="native", link="lan", device="cuda", asked=10, compared=10, agreeing=9),
+    )
+
+    found = {each.what: each for each in outcomes(Results(rows, agreements))}
+
+    assert list(found) == ["largest error of a probability", "digits with plaintext's class"]
+    assert found["digits with plaintext's class"].measured == "10/10"
 
 
 def test_a_figure_of_one_query_says_so() -> None:

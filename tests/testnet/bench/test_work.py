@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from finode.config import Role
+from finode.testnet.bench import models
 from finode.testnet.bench.agreement import Digits
 from finode.testnet.bench.federation import topology_of
 from finode.testnet.bench.models import MODELS
-from finode.testnet.bench.work import SWEEPS, Phases, Work, quick_preset, table_preset, with_engines
+from finode.testnet.bench.work import SWEEPS, Phases, Work, on_devices, quick_preset, table_preset, with_engines
 from finode.testnet.links import KINDS, Link
 
 
@@ -30,7 +31,7 @@ def test_the_table_has_all_figures_that_the_engine_is_held_to() -> None:
     [
         ("parties", lambda work: work.parties, {2, 3, 4, 5}),
         ("batch", lambda work: work.batch, {1, 2, 4, 8, 16, 32, 64}),
-        ("models", lambda work: work.model, set(MODELS) - {"tiny"}),
+        ("models", lambda work: work.model, set(MODELS) - {"tiny", "resnet50"}),
         ("links", lambda work: work.link, set(KINDS)),
     ],
     ids=["parties", "batch", "models", "links"],
@@ -51,6 +52,20 @@ def test_engines_stand_side_by_side() -> None:
         ("mlp", "native"),
         ("mlp", "crypten"),
     ]
+
+
+def test_devices_follow_each_other_and_only_the_native_engine_changes_them() -> None:
+    works = on_devices(with_engines([Work(model="lenet"), Work(model="mlp")], ["native", "crypten"]), ["cpu", "cuda"])
+
+    assert [(work.model, work.engine, work.device) for work in works] == [
+        ("lenet", "native", "cpu"),
+        ("lenet", "crypten", "cpu"),
+        ("mlp", "native", "cpu"),
+        ("mlp", "crypten", "cpu"),
+        ("lenet", "native", "cuda"),
+        ("mlp", "native", "cuda"),
+    ]
+    assert [work.computed_by for work in works[:5]] == ["native", "crypten", "native", "crypten", "native on cuda"]
 
 
 def test_a_time_is_split_into_rounds_transfer_and_the_rest() -> None:
@@ -75,6 +90,21 @@ def test_a_federation_has_just_the_parties_and_their_models(tmp_path: Path) -> N
     assert all(model.path.exists() for node in topology.nodes for model in node.models)
     warm, cold = topology.with_role(Role.QUERIER)
     assert set(cold.settings["querier"]) - set(warm.settings["querier"]) == {"committee_lifetime_s"}
+
+
+def test_parties_and_dealer_compute_on_the_device_and_large_images_get_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "write_model", lambda name, seed, path: None)
+    (small, large), device = (
+        [topology_of([Work(model=model, device="cuda")], tmp_path / model) for model in ("tiny", "resnet50")],
+        {"device": "cuda"},
+    )
+
+    assert [node.settings.get("node") for node in small.nodes] == [device] * 3 + [None] * 2
+    assert "party" not in small.nodes[0].settings
+    assert large.nodes[0].settings["party"]["session_memory_mb"] > 2931  # what a run of ResNet-50 takes
+    assert models.inputs(2, shape=models.input_shape("resnet50")).shape == (2, 3, 224, 224)
 
 
 def test_a_stream_has_a_querier_of_its_own_and_digits_are_owned_by_the_parties(tmp_path: Path) -> None:
