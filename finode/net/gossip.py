@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
-from libp2p.abc import IHost
+from libp2p.abc import IHost, INetStream
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, PROTOCOL_ID_V12, GossipSub
+from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.score import ScoreParams, TopicScoreParams
 from libp2p.tools.anyio_service import background_trio_service
@@ -52,6 +53,13 @@ class SafePubsub(Pubsub):
             # A garbage key or sender id raises from deep inside libp2p, in a task whose failure ends the service.
             if msg_forwarder == self.my_id:
                 raise
+
+    async def write_msg(self, stream: INetStream, rpc_msg: rpc_pb2.RPC) -> bool:
+        # libp2p puts the sender's signed addresses into every message, and verifies them twice at its receiver, which
+        # costs more than the message itself. They serve those who dial whom gossip names: nobody here.
+        rpc_msg.ClearField("senderRecord")
+        sent: bool = await super().write_msg(stream, rpc_msg)
+        return sent
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
         if self._admitted(PeerId(str(peer_id))):

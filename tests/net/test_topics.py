@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
+from libp2p.pubsub import pubsub
+from libp2p.pubsub.utils import maybe_consume_signed_record
 
 from finode.identity import Identity, PeerId
 from finode.net.interface import MAX_GOSSIP
@@ -45,3 +49,29 @@ async def test_a_topic_carries_messages_to_whoever_subscribed(open_node: OpenNod
         await until(lambda: two.peer_id in a.records(), within_s=5)
         b.condemn(one.peer_id, "a test")
         assert b.standing(one.peer_id) == b.states()[one.peer_id].standing == LOWEST
+
+
+async def test_messages_do_not_carry_their_senders_addresses(
+    open_node: OpenNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Identity.generate(), Identity.generate()
+    roster = {one.peer_id: "A", two.peer_id: "B"}
+    carried: list[bool] = []
+
+    def consume(message: Any, *others: Any) -> bool:
+        if message.publish:
+            carried.append(message.HasField("senderRecord"))
+        taken: bool = maybe_consume_signed_record(message, *others)
+        return taken
+
+    monkeypatch.setattr(pubsub, "maybe_consume_signed_record", consume)
+    async with open_node(one, roster) as a, open_node(two, roster, bootstrap=[bootstrap(a)]) as b:
+        for node in (a, b):
+            node.subscribe(TOPIC, lambda sender, data: True)
+        await until(lambda: a.states()[two.peer_id].connected, within_s=5)
+        with trio.fail_after(10):
+            while not carried:
+                await a.publish(TOPIC, b"news")
+                await trio.sleep(0.1)
+
+    assert not any(carried)
