@@ -196,9 +196,9 @@ class Cosigning:
         self.hand_in(signed)
         return signed
 
-    def hand_in(self, record: Record) -> None:
-        """Have a record filed, without waiting for it."""
-        self._nursery.start_soon(self._quietly, lambda: self._filing.file(record))
+    def hand_in(self, record: Record, *, told: bool = False) -> None:
+        """Have a record filed, without waiting for it; see `Filing.file`."""
+        self._nursery.start_soon(self._quietly, lambda: self._filing.file(record, told=told))
 
     def _cancelled(self, fault: Fault) -> Verdict | None:
         return Verdict(culprit=self._own, round=-1, fault=fault)
@@ -330,7 +330,8 @@ class Cosigning:
         # Only members' own sessions come this way; what gossip should carry is for the ledger's own protocol.
         if await self._book.signed(verified.receipt.committee, verified.receipt.session) is None:
             return
-        self.hand_in(signed)
+        # Four members that publish one receipt would each be heard by all: gossip does not see that it is the same.
+        self.hand_in(signed, told=True)
         if self._own in verified.signers:
             self._collector.stand_down(verified.receipt.session)
 

@@ -12,8 +12,11 @@ from finode.wire.receipts import Receipt
 class Filing(Protocol):
     """Takes records into the ledger and tells the federation."""
 
-    async def file(self, record: Record) -> None:
+    async def file(self, record: Record, *, told: bool = False) -> None:
         """Verify a record, keep it, and gossip it if it brought anything new.
+
+        `told` is for a record that came from one who tells the federation of it: what is new is gossiped only where it
+        became more by what lay here already. Should the other not tell, ledgers are compared from time to time.
 
         Raises `BadSignature` or `MalformedMessage` for one that is not true, `StorageFull` when it cannot be kept.
         """

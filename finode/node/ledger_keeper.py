@@ -110,7 +110,7 @@ class LedgerKeeper:
 
     # -- records coming in ---------------------------------------------------------------------------------------
 
-    async def file(self, record: Record) -> None:
+    async def file(self, record: Record, *, told: bool = False) -> None:
         """See `Filing.file`. When it returns the record is on the disk."""
         verified = verify(record)
         reason = self._objection(verified)
@@ -118,7 +118,8 @@ class LedgerKeeper:
             self._log.warning("record_not_kept", reason=reason.value, hint="compare the roster and the clock")
             return
         added = await self._keep([verified])
-        await self._gossip(one.record for one in added if not isinstance(one.record, VerifiedEquivocation))
+        news = [one.record for one in added if not isinstance(one.record, VerifiedEquivocation)]
+        await self._gossip(one for one in news if not (told and one == verified))
 
     def receipts_of(self, session: bytes) -> Sequence[Receipt]:
         """See `Filing.receipts_of`."""

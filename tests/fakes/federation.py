@@ -164,7 +164,7 @@ class MemoryFiling:
         self.statements: list[VerifiedStatement] = []
         self.error: FinodeError | None = None
 
-    async def file(self, record: Record) -> None:
+    async def file(self, record: Record, *, told: bool = False) -> None:
         await trio.lowlevel.checkpoint()
         if self.error is not None:
             raise self.error

@@ -122,6 +122,19 @@ async def test_what_one_files_all_get_by_gossip(tmp_path: Path) -> None:
         assert len(nodes[1].added) == 1
 
 
+async def test_what_a_member_was_told_is_gossiped_only_where_it_became_more(tmp_path: Path) -> None:
+    async with World(tmp_path).nodes(FIRST, SECOND, DEALER) as nodes:
+        await nodes[0].keeper.file(signed_receipt(receipt_of(), (FIRST, QUERIER)), told=True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert nodes[0].ledger.receipts() == (verified_receipt(signers=(FIRST, QUERIER)),)
+        assert nodes[1].added == nodes[2].added == []
+
+        await nodes[0].keeper.file(signed_receipt(receipt_of(), (SECOND, DEALER)), told=True)
+
+        everybody = verified_receipt(signers=(FIRST, SECOND, DEALER, QUERIER))
+        await until(lambda: all(node.ledger.receipts() == (everybody,) for node in nodes))
+
+
 async def test_whoever_waits_hears_of_a_change(tmp_path: Path) -> None:
     async with World(tmp_path).nodes(FIRST) as (node,), trio.open_nursery() as nursery:
         nursery.start_soon(node.keeper.changed)

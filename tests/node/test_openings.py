@@ -121,7 +121,7 @@ class Filed:
     receipts: Mapping[bytes, Receipt]
     records: list[Record] = field(default_factory=list)
 
-    async def file(self, record: Record) -> None:
+    async def file(self, record: Record, *, told: bool = False) -> None:
         self.records.append(record)
 
     def receipts_of(self, session: bytes) -> list[Receipt]:
