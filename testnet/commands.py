@@ -107,26 +107,33 @@ def demo(seed: int, vote: DemoVote, link: str, as_json: bool) -> None:
     "alphas",
     type=click.FloatRange(0, min_open=True),
     multiple=True,
-    default=(0.1, 0.3, 0.5, 1.0),
-    show_default=True,
+    show_default="0.1, 0.3, 0.5 and 1; with --daemons 0.1",
     help="Of the Dirichlet split: the smaller, the more uneven; may be given again.",
 )
 @click.option("--attacks", is_flag=True, help="Also measure what owners that cheat would earn.")
+@click.option("--daemons", is_flag=True, help="Have daemons answer and open the sums, for one seed at each skew.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="With --daemons: which.")
 @click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
-def fairness(seeds: int, alphas: tuple[float, ...], attacks: bool, as_json: bool) -> None:
+def fairness(seeds: int, alphas: tuple[float, ...], attacks: bool, daemons: bool, seed: int, as_json: bool) -> None:
     """Compare the reward schemes: does pay follow accuracy?
 
     Trains five models on uneven parts of scikit-learn's digits, for several seeds and degrees of skew, and pays them
-    by what every scheme sees. It starts no daemon.
+    by what every scheme sees. Without --daemons the sums that they see are computed in the clear.
     """
     from rich.console import Console
 
-    from finode.testnet.fairness import measure
+    from finode.testnet.fairness import ALPHAS, measure
     from finode.testnet.fairness_report import print_attacks, print_fairness, to_json
     from finode.testnet.report import open_screen
 
+    if daemons:
+        if attacks:
+            raise click.UsageError("--attacks are not for daemons: none of finode's cheats")
+        sys.exit(run_async(partial(_fairness, seed, alphas or ALPHAS[:1], as_json), interrupted=INTERRUPTED))
     with open_screen(Console(stderr=True)) as screen:
-        rows, gains = measure(seeds, alphas=alphas, with_attacks=attacks, on_progress=partial(screen.step, "train"))
+        rows, gains = measure(
+            seeds, alphas=alphas or ALPHAS, with_attacks=attacks, on_progress=partial(screen.step, "train")
+        )
     if as_json:
         click.echo(to_json(rows, gains))
         return
@@ -223,6 +230,36 @@ async def _demo(seed: int, vote: DemoVote, links: LinkTable | None, as_json: boo
             )
     if not result.settlement.holds:
         raise FinodeError("the books of the nodes differ, or do not add up", hint="this is a bug of finode")
+    return 0
+
+
+async def _fairness(seed: int, alphas: tuple[float, ...], as_json: bool) -> int:
+    from rich.console import Console
+
+    from finode.errors import FinodeError
+    from finode.testnet.fairness_report import opened_json, print_opened
+    from finode.testnet.opened import run_with_daemons
+    from finode.testnet.report import open_screen
+
+    runs = []
+    for alpha in alphas:
+        directory = Path(tempfile.mkdtemp(prefix="finode-fairness-"))
+        try:
+            with open_screen(Console(stderr=True)) as screen:
+                runs.append(await run_with_daemons(directory, seed=seed, alpha=alpha, screen=screen))
+        except FinodeError:
+            click.echo(f"the nodes' homes and logs are kept in {directory}", err=True)
+            raise
+        shutil.rmtree(directory, ignore_errors=True)
+    if as_json:
+        click.echo(opened_json(runs))
+    else:
+        print_opened(Console(), runs)
+    if not all(run.holds for run in runs):
+        raise FinodeError(
+            "the opened sums are not those in the clear, or the books of the nodes differ",
+            hint=f"this is a bug of finode; it may come again with --seed {seed}",
+        )
     return 0
 
 

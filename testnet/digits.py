@@ -202,17 +202,55 @@ def split(labels: Integers, *, owners: int, alpha: float, seed: int) -> tuple[In
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweringModels:
+    """Equal models of uneven parts, on disk, and how they answer images that nobody trained on.
+
+    `inputs` (n, 1, 8, 8) and `labels` (n,) are the images, `answers` (models, n, classes) the probabilities that the
+    models of `paths` give them in floating point.
+    """
+
+    paths: tuple[Path, ...]
+    inputs: Floats = field(repr=False)
+    labels: Integers = field(repr=False)
+    answers: Floats = field(repr=False)
+
+
 def answers(*, owners: int, alpha: float, seed: int, queries: int) -> tuple[Floats, Integers]:
     """Train an MLP for each owner of a split and return their answers to `queries` images that no owner has.
 
     Returns the probabilities (owners, queries, 10) and the true labels (queries,). Raises as `prepare`.
     """
+    images, labels = _asked(seed, queries)
+    given = [_probabilities(module, images) for module in _mlps(owners, alpha, seed, queries)]
+    return np.stack(given), labels
+
+
+def export_answering(directory: Path, *, owners: int, alpha: float, seed: int, queries: int) -> AnsweringModels:
+    """Do what `answers` does, and export the MLPs into `directory`. Raises as `prepare`."""
+    images, labels = _asked(seed, queries)
+    directory.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    given: list[Floats] = []
+    for index, module in enumerate(_mlps(owners, alpha, seed, queries)):
+        given.append(_probabilities(module, images))
+        paths.append(directory / f"mlp-{index + 1}.onnx")
+        _export(module, False, paths[-1])
+    return AnsweringModels(paths=tuple(paths), inputs=images, labels=labels, answers=np.stack(given))
+
+
+def _asked(seed: int, queries: int) -> tuple[Floats, Integers]:
+    images, labels = load_images()
+    order = np.random.default_rng([seed, 0]).permutation(len(images))[:queries]
+    return images[order], labels[order]
+
+
+def _mlps(owners: int, alpha: float, seed: int, queries: int) -> Iterator[nn.Module]:
+    """Yield a trained MLP for each owner of a split of all images but the first `queries` of the seed's order."""
     import torch
 
     images, labels = load_images()
-    order = np.random.default_rng([seed, 0]).permutation(len(images))
-    asked, train = order[:queries], order[queries:]
-    given: list[Floats] = []
+    train = np.random.default_rng([seed, 0]).permutation(len(images))[queries:]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -222,10 +260,9 @@ def answers(*, owners: int, alpha: float, seed: int, queries: int) -> tuple[Floa
                 torch.manual_seed(seed * 1009 + index)
                 module = _architecture(_MLP)[1]
                 train_classifier(module, images[own], labels[own])
-            given.append(_probabilities(module, images[asked]))
+            yield module
     finally:
         torch.set_num_threads(threads)
-    return np.stack(given), labels[asked]
 
 
 def load_images() -> tuple[Floats, Integers]:

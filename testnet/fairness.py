@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from finode.daemon.schemes import Statements, shares_by_scheme, sums_of_answers, sums_of_statements
+from finode.daemon.schemes import Statements, Sums, shares_by_scheme, sums_of_answers, sums_of_statements
 from finode.errors import InputError
 from finode.testnet.attacks import gains
 from finode.testnet.digits import answers
@@ -96,10 +96,14 @@ def score_statements(statements: Statements, accuracies: Mapping[str, float]) ->
     opened = sums_of_statements(statements)
     if missing := [version for version in opened.versions if version not in accuracies]:
         raise InputError(f"no accuracy is known of the model {missing[0][:16]}")
-    true = np.asarray([accuracies[version] for version in opened.versions])
-    sums = opened.sums
+    return score_sums(opened.sums, [accuracies[version] for version in opened.versions])
+
+
+def score_sums(sums: Sums, accuracies: Sequence[float]) -> dict[str, Score]:
+    """Return the score of every scheme on sums of models of these accuracies, but for schemes that lack theirs."""
     has_sums = {"final_agreement": sums.agreement, "entropy": sums.entropy, "dawid_skene": sums.joint}
     has_sums["labelled"] = sums.correct
+    true = np.asarray(accuracies, dtype=np.float64)
     return {
         scheme: score(shares, true) for scheme, shares in shares_by_scheme(sums).items() if has_sums.get(scheme, (1,))
     }

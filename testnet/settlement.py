@@ -92,11 +92,11 @@ async def settle(network: Network, late_node: str, receipts: int, step: Step) ->
     await _settled(nodes[0], receipts)
     books: list[Books] = []
     for node in nodes:
-        books.append(await _same_books(node, books[0] if books else None, SETTLED_TIMEOUT_S))
+        books.append(await same_books(node, books[0] if books else None, SETTLED_TIMEOUT_S))
         step(f"{node.organization} has {books[-1].receipts} receipts", len(books), len(nodes) + 1)
     began = time.monotonic()
     late = network.start_later(late_node)
-    late_books = await _same_books(late, books[0], LATE_TIMEOUT_S)
+    late_books = await same_books(late, books[0], LATE_TIMEOUT_S)
     late_s = time.monotonic() - began
     step(f"{late.organization} started late and has {late_books.receipts}", len(nodes) + 1, len(nodes) + 1)
     async with Client(home=nodes[0].home) as client:
@@ -126,7 +126,7 @@ async def _settled(node: NodeState, receipts: int) -> None:
     )
 
 
-async def _same_books(node: NodeState, expected: Books | None, timeout_s: float) -> Books:
+async def same_books(node: NodeState, expected: Books | None, timeout_s: float) -> Books:
     """Return a node's books, as soon as they are `expected` or the time is up."""
     books: Books | None = None
     with trio.move_on_after(timeout_s):

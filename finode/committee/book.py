@@ -41,6 +41,12 @@ class CommitteeBook:
     def __iter__(self) -> Iterator[SealedCommittee]:
         return iter([entry.committee for entry in self._entries.values()])
 
+    def promised_by(self, is_theirs: Callable[[PeerId], bool]) -> int:
+        """Return the micro-credits that queriers may still spend on committees that are open here; what of it they have
+        spent already may be in receipts as well."""
+        terms = [entry.committee.terms for entry in self._entries.values() if is_theirs(entry.committee.terms.querier)]
+        return sum(one.quota * one.rewards.price for one in terms)
+
     @property
     def capacity(self) -> int:
         return self._capacity

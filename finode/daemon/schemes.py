@@ -14,11 +14,14 @@ import numpy.typing as npt
 
 from finode.errors import InputError
 from finode.ledger.schemes import rule_of
-from finode.ledger.schemes.sums import Sums, pairs_of
+from finode.ledger.schemes.sums import Sums as Sums
+from finode.ledger.schemes.sums import pairs_of
+from finode.smpc.statistics_layout import SCALE_BITS, equal_part
 from finode.wire.committee import Scheme
 from finode.wire.receipts import EpochStatement, StatementKind
 
-_SCALE = 1 << 16
+ENTROPY_TOLERANCE = 1 << (SCALE_BITS - 12)
+"""What a model's part of the entropy may be off per input, at scale 2^16: the engine takes it from tables."""
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -36,18 +39,19 @@ class Opened:
 def sums_of_answers(probabilities: Floats, labels: Integers) -> Sums:
     """Return the sums of answers (models, inputs, classes), with the final label by soft vote.
 
-    `labels` (inputs,) are the true ones, and go into `correct` alone. Per input the agreement and the entropy parts
-    are rounded down to 2^-16.
+    `labels` (inputs,) are the true ones, and go into `correct` alone. All but `entropy` is what the engine opens where
+    its models answer alike; the engine's entropy is within `ENTROPY_TOLERANCE` per input.
     """
     models, inputs, classes = probabilities.shape
     votes = probabilities.argmax(axis=2)
     joint = [np.bincount(votes[k] * classes + votes[j], minlength=classes * classes) for k, j in pairs_of(models)]
     agrees = votes == probabilities.mean(axis=0).argmax(axis=1)
     # A soft vote may name a label that no model has: then nobody has a part of this input.
-    agreement = np.where(agrees, _SCALE // np.maximum(agrees.sum(axis=0), 1), 0)
+    parts = np.array([equal_part(n) for n in range(models + 1)], dtype=np.int64)
+    agreement = np.where(agrees, parts[agrees.sum(axis=0)], 0)
     surprise = np.log(np.maximum(probabilities, 1e-12))
     certainty = np.exp((probabilities * surprise).sum(axis=2))
-    entropy = np.floor(certainty / certainty.sum(axis=0) * _SCALE).astype(np.int64)
+    entropy = np.floor(certainty / certainty.sum(axis=0) * (1 << SCALE_BITS)).astype(np.int64)
     return Sums(
         models=models,
         classes=classes,

@@ -7,7 +7,8 @@ the set, and when it is worked out:
                             (and the dealer) signed counts, then the one with the lower id: an order is paid once
     statements of a group   same models, epoch, vote, classes and kind. One counts if receipts of its own parties,
                             dealer and models stand behind more than half of its inputs, and no other that counts,
-                            with a lower id, has one of its sessions. All that count are added up for the scheme
+                            by the same members and with a lower id, has one of its sessions. All that count are added
+                            up for the scheme
     the owners' part        by the group of the statement with the lowest id that covers the session; where none does,
                             it is pending, and paid equally once the latest receipt is `PATIENCE` epochs later
 
@@ -206,8 +207,12 @@ class Accounts:
 
     def digest(self) -> bytes:
         """Return the hash of all balances by peer and of what is pending: equal where the records are equal."""
-        rows = [[peer, one.paid, one.as_owner, one.as_party, one.as_dealer] for peer, one in self.balances().items()]
-        return canonical.digest("balances", canonical.encode([rows, self._pending]))
+        # In decimal: amounts have no upper bound, the integers of the canonical encoding have.
+        rows = [
+            [peer, *map(str, (one.paid, one.as_owner, one.as_party, one.as_dealer))]
+            for peer, one in self.balances().items()
+        ]
+        return canonical.digest("balances", canonical.encode([rows, str(self._pending)]))
 
     def _settled(self, epoch: int | None) -> Iterator[tuple[Bill, Shares | None]]:
         for paid in self._paid.values():
@@ -232,12 +237,14 @@ class Accounts:
     def _recount(self, group: _Group) -> bool:
         """Find the statements of a group that count; return whether they are others than before."""
         counting: list[StatementId] = []
-        taken: set[bytes] = set()
+        # By whom, too: else other members could name a session in a statement of theirs, and this one would not count.
+        taken: set[tuple[bytes, tuple[PeerId, ...], PeerId]] = set()
         for id in sorted(self._groups[group]):
             statement = self._statements[id]
-            if taken.isdisjoint(statement.sessions) and self._is_backed(statement):
+            counted = {(session, statement.parties, statement.dealer) for session in statement.sessions}
+            if taken.isdisjoint(counted) and self._is_backed(statement):
                 counting.append(id)
-                taken.update(statement.sessions)
+                taken |= counted
         if tuple(counting) == self._counting.get(group, ()):
             return False
         self._counting[group] = tuple(counting)

@@ -11,10 +11,21 @@ from pathlib import Path
 from finode.errors import ConfigError, FinodeError, StorageFull
 
 _APPLICATION_ID = 0x66696E6F  # "fino": tells a ledger from any other SQLite file
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+VERSIONS = 8
+"""Versions of one record that are kept: of a receipt that members signed one after the other all, mostly. Whoever signs
+one body again and again, each time with a lower signature, must not fill every disk of the federation."""
 _LOCK_TIMEOUT_S = 10.0
 _PAGE_BYTES = 16_384
 """A receipt has about 3 kB: of SQLite's usual pages of 4 kB each would fill one."""
+_TRIGGERS = f"""
+CREATE TRIGGER records_are_not_changed BEFORE UPDATE ON records
+    BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END;
+CREATE TRIGGER records_are_not_deleted BEFORE DELETE ON records
+    WHEN (SELECT count(*) FROM records AS newer
+          WHERE newer.kind = OLD.kind AND newer.id = OLD.id AND newer.number > OLD.number) < {VERSIONS}
+    BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END;
+"""  # noqa: S608 - what is put in is a constant
 _SCHEMA = """
 CREATE TABLE records (
     number INTEGER PRIMARY KEY,
@@ -36,10 +47,6 @@ CREATE TABLE sessions (
     kind TEXT NOT NULL,
     PRIMARY KEY (subject, session, id)
 ) WITHOUT ROWID;
-CREATE TRIGGER records_are_not_changed BEFORE UPDATE ON records
-    BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END;
-CREATE TRIGGER records_are_not_deleted BEFORE DELETE ON records
-    BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END
 """
 
 
@@ -82,7 +89,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if not tables:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        for statement in _statements(_SCHEMA):
+        for statement in _statements(_SCHEMA + _TRIGGERS):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    elif version < _SCHEMA_VERSION:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DROP TRIGGER records_are_not_changed")
+        connection.execute("DROP TRIGGER records_are_not_deleted")
+        for statement in _statements(_TRIGGERS):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         connection.execute("COMMIT")

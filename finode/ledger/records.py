@@ -86,6 +86,8 @@ def verify_receipt(signed: SignedReceipt) -> VerifiedReceipt:
     stated = (receipt.session, receipt.committee, receipt.serial, receipt.count)
     if (order.session, order.committee, order.serial, order.count) != stated:
         raise BadSignature("the receipt's order is of another session")
+    if order.agreed != receipt.agreed:
+        raise BadSignature("the receipt's order is of other members, other models or another price")
     signers = _check_signatures(signed.body, Receipt, signed.signatures, receipt.signers())
     if not signers & set(receipt.parties):
         raise BadSignature("no party signed the receipt")

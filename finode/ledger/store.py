@@ -1,12 +1,12 @@
 """The ledger: every record that was verified, in SQLite, for ever.
 
     HOME/ledger.sqlite  SQLite in WAL mode, 0600
-      records           one row per version of a record: what it is, where it stands, its envelope; only ever added to
+      records           one row per version of a record: what it is, where it stands, its envelope; never changed
       sessions          which sessions a receipt or a statement is about, to find those that contradict each other
 
 It is a set: what is in it follows from the records that came, not from their order, nor from how often they came
-(`merging`). Where versions of one record were merged, the row with the highest number is the record; the older rows
-stay. Where two records contradict each other the proofs enter the ledger by themselves.
+(`merging`). Where versions of one record were merged, the row with the highest number is the record; of the older rows
+the last few stay. Where two records contradict each other the proofs enter the ledger by themselves.
 
 Each `add_all` is one transaction, synced to the disk before it returns: what it returned survives a kill and a loss of
 power, and of what it had not returned nothing or everything is there. All methods may be called from any thread; reads
@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from finode.errors import InputError, UnknownRecord, WireError
 from finode.identity import PeerId
-from finode.ledger.database import connect, damaged, translated
+from finode.ledger.database import VERSIONS, connect, damaged, translated
 from finode.ledger.elements import Elements, hash_of, key_of
 from finode.ledger.envelopes import Place, envelope, place_of, recall
 from finode.ledger.merging import merge, proofs
@@ -132,6 +132,8 @@ class Ledger:
             "INSERT INTO records (kind, id, epoch, time_ms, hash, envelope) VALUES (?, ?, ?, ?, ?, ?)",
             (place.kind.value, place.id, place.epoch, place.time_ms, hash, wrapped.data),
         )
+        if previous is not None:
+            self._forget_old(place)
         added.append(Added(record=merged, previous=None if previous is None else previous.record))
         changes.append((place.kind, None if previous is None else previous.hash, key_of(place, hash)))
         for subject, sessions in _sessions(merged):
@@ -143,6 +145,13 @@ class Ledger:
             for other in self._about(subject, sessions, place):
                 for proof in proofs(merged, other):
                     self._add(proof, added, changes)
+
+    def _forget_old(self, place: Place) -> None:
+        self._writing.execute(
+            "DELETE FROM records WHERE kind = ?1 AND id = ?2 AND number NOT IN "
+            "(SELECT number FROM records WHERE kind = ?1 AND id = ?2 ORDER BY number DESC LIMIT ?3)",
+            (place.kind.value, place.id, VERSIONS),
+        )
 
     def _version(self, kind: RecordKind, id: bytes) -> _Row | None:
         row = self._writing.execute(
@@ -203,14 +212,14 @@ class Ledger:
             raise InputError(f"several receipts match {prefix!r}", hint="give more digits of an id or a session")
         return self._recall_as(VerifiedReceipt, RecordKind.RECEIPT, rows[0])
 
-    def receipt_of(self, session: bytes) -> VerifiedReceipt | None:
-        """Return a receipt of a session, the one of the lowest id if members contradicted each other; None if none."""
+    def receipts_of(self, session: bytes) -> tuple[VerifiedReceipt, ...]:
+        """Return the receipts of a session: several if somebody made one up, or members contradicted each other."""
         rows = self._read(
             f"SELECT id, hash, envelope FROM records WHERE kind = 'receipt' AND {_CURRENT} AND id IN "  # noqa: S608
-            "(SELECT id FROM sessions WHERE subject = 'receipt' AND session = ?) ORDER BY id LIMIT 1",
+            "(SELECT id FROM sessions WHERE subject = 'receipt' AND session = ?) ORDER BY id",
             (session,),
         )
-        return self._recall_as(VerifiedReceipt, RecordKind.RECEIPT, rows[0]) if rows else None
+        return tuple(self._recall_as(VerifiedReceipt, RecordKind.RECEIPT, row) for row in rows)
 
     def statements(self) -> tuple[VerifiedStatement, ...]:
         """Return all epoch statements, by epoch."""

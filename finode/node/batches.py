@@ -2,8 +2,8 @@
 
 Bundles are dealt for powers of two, and for the most that a session may have. A smaller batch is filled up with inputs
 of zeros, which the querier shares like any other: no party can tell them from the rest, they count against the quota
-like any other, and their rows of the answer are dropped. That is right only where a row of the answer depends on no
-other row; a vote that looks at the whole batch gets exactly its batch, and is never cut.
+like any other, and the parties leave their rows out of the answer. That is right only where a row of the answer depends
+on no other row; a vote that looks at the whole batch gets exactly its batch, and is never cut.
 """
 
 from __future__ import annotations
@@ -41,15 +41,6 @@ def filled(inputs: npt.NDArray[np.float64], batch: int) -> npt.NDArray[np.float6
     if len(inputs) == batch:
         return inputs
     return np.concatenate([inputs, np.zeros((batch - len(inputs), *inputs.shape[1:]))])
-
-
-def first_rows(output: Output, count: int) -> Output:
-    """Return the answer to the first `count` inputs."""
-    return Output(
-        labels=output.labels[:count],
-        probabilities=None if output.probabilities is None else output.probabilities[:count],
-        top=None if output.top is None else output.top[:count],
-    )
 
 
 def joined(outputs: list[Output]) -> Output:

@@ -144,6 +144,8 @@ class Collector:
         """Bring one session's receipt together, unless another party does. Failures are logged."""
         order = open_signed(witness.order, Order)
         try:
+            if order.session in self._waiting:
+                return  # a querier gave another session the same id: this node signs one of the two
             if self._concerns(sealing, witness):
                 await self._in_turn(sealing, witness, order)
             if not self.stopping:
@@ -219,7 +221,7 @@ class Collector:
     async def _decide(self, collection: _Collection, talks: dict[PeerId, _Talk]) -> bool:
         """Settle which body it is, and sign it; False if there is none that this node can sign."""
         order = collection.order
-        if (before := await self._book.signed(order.session)) is not None:
+        if (before := await self._book.signed(order.committee, order.session)) is not None:
             collection.settle_on(before.body)
             collection.signatures[self._own] = before.signature
             return True
@@ -237,7 +239,7 @@ class Collector:
                 break
         signed = await self._signer.sign(open_body(body, Receipt), body)
         if signed is None:
-            self._log.warning("the bundle served another session", session=order.session.hex())
+            self._log.warning("another session was signed for", session=order.session.hex())
             return False
         if signed.body != body:  # signed for another collector in the meantime
             collection.signatures.clear()

@@ -57,10 +57,11 @@ class Contribution:
         self._own = identity.peer_id
         self._store = store
         self._box = BallotBox(config.party.feedback_window_s, trio.current_time)
-        self._openings = Openings(network, identity, store, filing.receipt_of, filing, noise_of, now_ms, config, log)
+        self._openings = Openings(network, identity, store, filing.receipts_of, filing, noise_of, now_ms, config, log)
         self._taker = FeedbackTaker(network, pool, self._box, store, now_ms, config, log)
         self._asked = AskedSessions()
         self._giver = FeedbackGiver(network, self._asked, config)
+        self._following: dict[bytes, trio.Event] = {}
         self._timeout_s = config.session.answer_timeout_s
         self._log = log
 
@@ -83,6 +84,7 @@ class Contribution:
                 case SignStatement():
                     await self._openings.vouch(stream, first.statement)
                 case GiveLabels():
+                    await self._followed(first.session)
                     await self._taker.take(stream, first)
                 case JoinFeedback():
                     await self._taker.join(stream, first)
@@ -90,6 +92,15 @@ class Contribution:
             return  # it gave up: another member lacked something, or failed
         finally:
             await stream.close()
+
+    async def _followed(self, session: bytes) -> None:
+        """Wait for what follows an answer: labels may come sooner than its votes are kept.
+
+        The querier waits as long as this for an answer, so half of it is for the way there and back.
+        """
+        if (ended := self._following.get(session)) is not None:
+            with trio.move_on_after(self._timeout_s / 2):
+                await ended.wait()
 
     def asked(self, query: bytes, sessions: tuple[AskedSession, ...]) -> None:
         """Remember, as the querier, which sessions answered a query, so that labels can be given for it."""
@@ -103,6 +114,7 @@ class Contribution:
         """Move what follows an answer to its end, keep its shares, and leave the session's lanes."""
         terms = seat.terms
         ended_ms = now_ms()
+        ended = self._following[session] = trio.Event()
         try:
             with trio.fail_after(terms.session_timeout_s), run.driver.worker.busy():
                 outcome = await run.driver.rest()
@@ -116,4 +128,6 @@ class Contribution:
         except trio.TooSlowError:
             self._log.info("statistics failed", session=session.hex(), why="they took too long")
         finally:
+            del self._following[session]
+            ended.set()
             lanes.leave(session)

@@ -4,6 +4,9 @@ A session's share is added to exactly one opening, ever. Before this party's sha
 is written down, with the noise in it: asked for the same opening again, also after a restart, the party gives the same
 bytes; asked for another one that shares a session with it, it refuses. Otherwise two openings that differ by one
 session would show that session's votes.
+
+The same holds for the statements that this node signed, as a party or as a dealer: two that share a session would be
+a proof against it. Which statement a session stands in is kept for good, as the proof would be; it takes 70 bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from finode.identity import PeerId
 from finode.ledger.opening import Part
 from finode.wire import canonical
 from finode.wire.contribution import DeploymentSet, Opening
+from finode.wire.receipts import EpochStatement
 
 FILE_NAME = "contributions.db"
 KEPT_MS = 60 * 86400 * 1000
@@ -35,6 +39,9 @@ CREATE TABLE IF NOT EXISTS openings (
     id BLOB PRIMARY KEY, key BLOB NOT NULL, body BLOB NOT NULL, share BLOB NOT NULL, given_ms INTEGER NOT NULL,
     finished INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS statements (
+    kind TEXT NOT NULL, session BLOB NOT NULL, statement BLOB NOT NULL, PRIMARY KEY (kind, session)
+) WITHOUT ROWID;
 """
 Noise = Callable[[int], Sequence[int]]
 """Gives that many integers of noise."""
@@ -49,6 +56,8 @@ class ContributionStore:
         self._path.chmod(0o600)
         with self._writing():
             self._connection.execute("PRAGMA journal_mode = WAL")
+            # FULL: neither a share nor a signature may leave before what it covers is on the disk.
+            self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA secure_delete = ON")
             self._connection.executescript(_SCHEMA)
 
@@ -71,8 +80,16 @@ class ContributionStore:
             self._connection.execute("COMMIT")
 
     def add(self, of: DeploymentSet, part: Part, sums: bytes) -> None:
-        """Keep this party's share of one session's sums. A session that is here already is not added again."""
+        """Keep this party's share of one session's sums. A session that is here already is not added again, nor to
+        another set: a querier that gives two sessions one id would have this party sign two statements about it."""
         with self._transaction() as connection:
+            others = connection.execute(
+                "SELECT body FROM sets JOIN parts USING (key) WHERE session = ?", (part.session,)
+            ).fetchall()
+            if any(canonical.decode(body, DeploymentSet).kind is of.kind for (body,) in others):
+                return
+            if self._is_stated(of.kind.value, part.session):
+                return
             connection.execute("INSERT OR IGNORE INTO sets VALUES (?, ?)", (of.key, canonical.encode(of)))
             connection.execute(
                 "INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?, ?, ?, NULL)",
@@ -94,12 +111,12 @@ class ContributionStore:
         )
         return [Part(session=row[0], querier=PeerId(row[1]), count=row[2], ended_ms=row[3]) for row in rows]
 
-    def begun(self, key: bytes) -> Opening | None:
-        """Return the oldest opening of a set that was begun here and is not finished."""
-        row = self._connection.execute(
-            "SELECT body FROM openings WHERE key = ? AND NOT finished ORDER BY given_ms LIMIT 1", (key,)
-        ).fetchone()
-        return None if row is None else canonical.decode(row[0], Opening)
+    def begun(self, key: bytes) -> list[Opening]:
+        """Return the openings of a set that were begun here and are not finished, the oldest first."""
+        rows = self._connection.execute(
+            "SELECT body FROM openings WHERE key = ? AND NOT finished ORDER BY given_ms, id", (key,)
+        )
+        return [canonical.decode(row[0], Opening) for row in rows]
 
     def gave(self, opening: Opening) -> bool:
         """Return whether this party gave its share of exactly this opening."""
@@ -111,7 +128,18 @@ class ContributionStore:
         if self.gave(opening):
             return ()
         here = {part.session for part in self.waiting(opening.of.key)}
-        return tuple(session for session in opening.sessions if session not in here)
+        return tuple(
+            session
+            for session in opening.sessions
+            if session not in here or self._is_stated(opening.of.kind.value, session)
+        )
+
+    def _is_stated(self, kind: str, session: bytes) -> bool:
+        # Also of another set: a querier can give sessions of two committees one id.
+        found = self._connection.execute(
+            "SELECT 1 FROM statements WHERE kind = ? AND session = ?", (kind, session)
+        ).fetchone()
+        return found is not None
 
     def parts(self, opening: Opening) -> list[Part]:
         """Return what is known here of the sessions of an opening that lacks none."""
@@ -154,6 +182,22 @@ class ContributionStore:
         if opening.of.sigma_milli:
             total = total + np.array(added, dtype=np.int64)
         return total.astype("<i8").tobytes()
+
+    def vow(self, statement: EpochStatement) -> bool:
+        """Write down that this node signs a statement; False if it signed another one that shares a session with it.
+
+        To be called before the signature leaves. Asked about the same statement again, it is True again.
+        """
+        rows = [(statement.kind.value, session, statement.id) for session in statement.sessions]
+        with self._transaction() as connection:
+            for kind, session, id in rows:
+                row = connection.execute(
+                    "SELECT statement FROM statements WHERE kind = ? AND session = ?", (kind, session)
+                ).fetchone()
+                if row is not None and row[0] != id:
+                    return False
+            connection.executemany("INSERT OR IGNORE INTO statements VALUES (?, ?, ?)", rows)
+        return True
 
     def leave_out(self, key: bytes, sessions: Sequence[bytes]) -> None:
         """Forget this party's share of sessions that another party does not have: they can never be opened."""

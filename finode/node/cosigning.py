@@ -30,7 +30,7 @@ from finode.node.verdicts import verdict_of
 from finode.node.witness import DealerWitness, PartyWitness, QuerierWitness, Sealing, Witness
 from finode.wire.committee import ModelTerm, Terms
 from finode.wire.cosigning import AskReport, AskSignature, Decline, DeclineReason, Ending, Finished, Report, Signature
-from finode.wire.receipts import Order, Receipt, SignedReceipt, Work
+from finode.wire.receipts import Agreed, Order, Receipt, SignedReceipt, Work
 from finode.wire.shares import Fault, StartSession, Verdict
 from finode.wire.signed import Signed, sign
 
@@ -105,7 +105,14 @@ class Cosigning:
 
     def order(self, sealed: SealedCommittee, session: bytes, serial: bytes, count: int) -> Signed:
         """Return the querier's signed order of a session."""
-        order = Order(session=session, committee=sealed.id, serial=serial, count=count, created_ms=now_ms())
+        order = Order(
+            session=session,
+            committee=sealed.id,
+            serial=serial,
+            count=count,
+            created_ms=now_ms(),
+            agreed=Agreed.by(sealed.terms).hash,
+        )
         return sign(self._identity, order)
 
     @contextmanager
@@ -278,7 +285,7 @@ class Cosigning:
         _expect_party(peer, receipt.parties)
         session = receipt.session
         found = await self._found(receipt.committee, session, receipt.serial)
-        if (before := await self._book.signed(session)) is not None:
+        if (before := await self._book.signed(receipt.committee, session)) is not None:
             _expect_party(peer, open_body(before.body, Receipt).parties)
             return _given(session, before, ask.body)
         if isinstance(found, Decline):
@@ -294,7 +301,7 @@ class Cosigning:
         except StorageFull:
             return Decline(session=session, reason=DeclineReason.STORAGE_FULL)
         if signed is None:
-            return Decline(session=session, reason=DeclineReason.DISAGREES, detail="its bundle served another session")
+            return Decline(session=session, reason=DeclineReason.DISAGREES, detail="another session was signed for")
         return _given(session, signed, ask.body)
 
     def _backed(self, receipt: Receipt, ask: AskSignature) -> bool:
@@ -321,7 +328,7 @@ class Cosigning:
         verified = verify_receipt(signed)
         _expect_party(peer, verified.receipt.parties)
         # Only members' own sessions come this way; what gossip should carry is for the ledger's own protocol.
-        if await self._book.signed(verified.receipt.session) is None:
+        if await self._book.signed(verified.receipt.committee, verified.receipt.session) is None:
             return
         self.hand_in(signed)
         if self._own in verified.signers:

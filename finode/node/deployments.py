@@ -81,6 +81,8 @@ class DeploymentStore:
             whole = False
         if whole:
             self._kept[deployment.id] = deployment
+            for unfinished in directory.glob("*.part"):
+                unfinished.unlink(missing_ok=True)
         else:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -132,7 +134,8 @@ class DeploymentStore:
         """Remove constants of other masks than this one: they are of no use any more."""
         current = self.opened_path(deployment, mask_seed)
         for path in (self._root / deployment.hex()).glob("opened-*"):
-            if path not in (current, _digest_path(current)):
+            # Another committee on the same deployment may be writing those of this mask, under a name that begins so.
+            if not path.name.startswith(current.name):
                 path.unlink(missing_ok=True)
 
     def make_room(self, plan: Plan) -> None:

@@ -19,7 +19,7 @@ from finode.identity import PeerId
 from finode.ledger.opening import Part
 from finode.net.interface import Network, Stream
 from finode.node.ballots import BallotBox, Ballots
-from finode.node.channel import Buffer
+from finode.node.channel import Buffer, Envelope
 from finode.node.contributions import ContributionStore
 from finode.node.driver import feedback_request
 from finode.node.interface import FeedbackView
@@ -39,6 +39,7 @@ from finode.wire.contribution import (
 from finode.wire.receipts import ModelUse, StatementKind
 from finode.wire.shares import Failed
 
+GOODBYE_TIMEOUT_S = 1.0
 REMEMBERED = 4096
 """Sessions of its own for which a querier can give labels."""
 
@@ -286,7 +287,18 @@ class FeedbackTaker:
             label_share,
             ballots.zero_keys,
         )
-        reply = await worker.request({"run": run, **header}, parts)
+        try:
+            return await self._exchange(
+                worker, run, others, streams, await worker.request({"run": run, **header}, parts)
+            )
+        except BaseException:
+            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_TIMEOUT_S):
+                await worker.post({"kind": "drop", "run": run})  # else it would lie there for as long as the worker
+            raise
+
+    async def _exchange(
+        self, worker: WorkerProcess, run: bytes, others: list[int], streams: dict[int, Stream], reply: Envelope
+    ) -> bytes:
         while reply.header["state"] == "exchange":
             frames = dict(zip(reply.header["parties"], reply.parts, strict=True))
             expected: int = reply.header["expected_bytes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from finode.ledger.envelopes import Record as Record
@@ -17,5 +18,8 @@ class Filing(Protocol):
         Raises `BadSignature` or `MalformedMessage` for one that is not true, `StorageFull` when it cannot be kept.
         """
 
-    def receipt_of(self, session: bytes) -> Receipt | None:
-        """Return the receipt of a session, None if none has come (yet)."""
+    def receipts_of(self, session: bytes) -> Sequence[Receipt]:
+        """Return the receipts of a session, the one that most members signed first; none if none has come (yet).
+
+        There is more than one where somebody made one up, or members contradicted each other.
+        """

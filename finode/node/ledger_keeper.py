@@ -47,6 +47,9 @@ FIRST_MESSAGES: tuple[type[Message], ...] = (Compare,)
 STEP_TIMEOUT_S = 20.0
 """Deadline of one message of a sync: the other side may be verifying `RECORDS_BYTES` of records."""
 OPEN_TIMEOUT_S = 5.0
+SYNC_TIMEOUT_S = 300.0
+"""Deadline of a whole sync: a peer that always has one more range to compare must not keep one of `SYNCS` for ever.
+What was fetched until then stays, and the next sync goes on from there."""
 SYNCS = 2
 """Syncs at once that this node opens: the second peer would mostly tell what the first is telling."""
 INLINE = 8
@@ -117,10 +120,10 @@ class LedgerKeeper:
         added = await self._keep([verified])
         await self._gossip(one.record for one in added if not isinstance(one.record, VerifiedEquivocation))
 
-    def receipt_of(self, session: bytes) -> Receipt | None:
-        """See `Filing.receipt_of`."""
-        found = self.ledger.receipt_of(session)
-        return None if found is None else found.receipt
+    def receipts_of(self, session: bytes) -> Sequence[Receipt]:
+        """See `Filing.receipts_of`."""
+        found = sorted(self.ledger.receipts_of(session), key=lambda one: (-len(one.signers), one.id))
+        return [one.receipt for one in found]
 
     async def take(self, sender: PeerId, envelopes: Sequence[Envelope]) -> int:
         """Take records that a peer handed over and return how many brought something new."""
@@ -277,7 +280,10 @@ class LedgerKeeper:
             async with self._syncs:
                 stream = await self._network.open(peer, PROTOCOL, timeout_s=OPEN_TIMEOUT_S)
                 try:
-                    await self._reconcile(stream)
+                    with trio.move_on_after(SYNC_TIMEOUT_S) as limit:
+                        await self._reconcile(stream)
+                    if limit.cancelled_caught:
+                        self._log.warning("ledger_sync_cut_off", peer=peer, after_s=SYNC_TIMEOUT_S)
                 finally:
                     await stream.close()
         except RemoteError as error:

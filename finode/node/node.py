@@ -415,6 +415,10 @@ async def _serve_roles(
         book = CommitteeBook(config.node.capacity)
         engines = available_engines()
 
+        def credit_of(peer: PeerId) -> int:
+            name = organization_of(peer)
+            return balances.credit_of(peer) - book.promised_by(lambda querier: organization_of(querier) == name)
+
         def view() -> MemberView:
             return MemberView(
                 peer=identity.peer_id,
@@ -431,7 +435,7 @@ async def _serve_roles(
                 party_price=config.party.price,
                 dealer_price=config.dealer.price,
                 rewards=RewardTerms.of(config.federation, 0),
-                credit_of=balances.credit_of,
+                credit_of=credit_of,
                 storage_full=holdings.store.is_full(),
                 shutting_down=reception.stopping,
                 holds=frozenset(entry.id for entry in holdings.store.all()) | dealer.plans.kept(),

@@ -3,8 +3,10 @@
 The first party of a deployment set leads. At the end of an epoch it proposes what may be opened of what waits; every
 other party checks that by its own records. The leader commits to its share before it sees another one, so that it
 cannot choose it; every party adds up the shares itself and signs what it got, then the dealer signs, which compares
-the sessions with the receipts that it signed. One signature that lacks, and there is no statement: the opening is tried
-again, with the same sessions and the same shares, until there is one.
+the sessions with the receipts that it has, and at last the first party. Each writes down what it signs before it does,
+and never signs other sums of one of these sessions: a first party that shows it others, to choose among them or to hold
+two signatures against it, gets none. One signature that lacks, and there is no statement: the opening is tried again,
+with the same sessions and the same shares, until there is one; other sessions go on meanwhile.
 
 Shares have no authentication codes: a party that adds something to its own share shifts the sums. What cannot be true
 is found (`finode.ledger.opening.contradiction_in`); what is consistently false is not. docs/rewards.md says so.
@@ -13,6 +15,7 @@ is found (`finode.ledger.opening.contradiction_in`); what is consistently false 
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,13 +27,14 @@ from structlog.typing import FilteringBoundLogger
 from finode.config import Config
 from finode.errors import FinodeError, PeerRefused, RemoteProtocolError
 from finode.identity import Identity, PeerId
-from finode.ledger.opening import contradiction_in, largest_opening, may_open
+from finode.ledger.opening import Part, contradiction_in, largest_opening, may_open
 from finode.net.interface import Network, Stream
 from finode.node.contributions import ContributionStore, Noise
 from finode.node.filing import Filing
 from finode.node.tasks import together
 from finode.smpc.engine import Buffer
-from finode.smpc.statistics_layout import SCALE_BITS, joint_length, statistics_length
+from finode.smpc.noise import epsilon, zcdp
+from finode.smpc.statistics_layout import SCALE_BITS, joint_length, sensitivity, statistics_length
 from finode.wire.contribution import (
     PROTOCOL,
     SALT_BYTES,
@@ -43,10 +47,12 @@ from finode.wire.contribution import (
     SignStatement,
     StatementSigned,
 )
-from finode.wire.receipts import CoSignature, EpochStatement, Receipt, SignedStatement, StatementKind
+from finode.wire.receipts import CoSignature, EpochStatement, Outcome, Receipt, SignedStatement, StatementKind
 from finode.wire.shares import Failed, Fault, Verdict
 from finode.wire.signed import check_co_signature, co_sign
 
+DELTA = 1e-6
+"""At which epsilon is stated."""
 LOOK_S = 1.0
 """How often the first party looks whether an epoch ended."""
 GRACE_MS = 1500
@@ -111,6 +117,31 @@ def scaled(noise: Noise, of: DeploymentSet) -> Noise:
     return vector
 
 
+def _fits(of: DeploymentSet | EpochStatement, receipt: Receipt) -> bool:
+    """Whether a receipt is of a session that these parties answered on these models."""
+    stated = (of.federation, of.parties, of.dealer, of.models, of.vote, of.classes)
+    one = receipt
+    return stated == (one.federation, one.parties, one.dealer, one.models, one.vote, one.classes) and (
+        one.outcome is Outcome.ANSWERED
+    )
+
+
+def stated_epsilon(of: DeploymentSet) -> float:
+    """Return the epsilon (at `DELTA`) of what one input may change in a set's opened sums; without noise, infinity.
+
+    One party's noise alone is counted: the others may know their own. Zero-concentrated privacy adds up over the parts.
+    """
+    if not of.sigma_milli:
+        return math.inf
+    models, sigma = len(of.models), of.sigma_milli / 1000
+    if of.kind is StatementKind.LABELS:
+        return epsilon(zcdp(sigma, math.sqrt(models)), DELTA)
+    each = sensitivity(models)
+    scale = 1 << SCALE_BITS
+    parts = [(each.joint, 1), (each.labels, 1), (each.agreement, scale), (each.entropy, scale)]
+    return epsilon(sum(zcdp(sigma * unit, size) for size, unit in parts if size), DELTA)
+
+
 def _commitment(salt: bytes, share: Buffer) -> bytes:
     return hashlib.sha256(b"finode/share\0" + salt + bytes(share)).digest()
 
@@ -118,7 +149,8 @@ def _commitment(salt: bytes, share: Buffer) -> bytes:
 class Openings:
     """Leads, joins and signs openings.
 
-    `receipt_of` gives the receipt of a session that the ledger has, `noise_of` noise of a deviation (thousandths).
+    `receipts_of` gives the receipts of a session that the ledger has (several, if somebody made one up under the same
+    id), `noise_of` noise of a deviation (thousandths).
     """
 
     def __init__(
@@ -126,7 +158,7 @@ class Openings:
         network: Network,
         identity: Identity,
         store: ContributionStore,
-        receipt_of: Callable[[bytes], Receipt | None],
+        receipts_of: Callable[[bytes], Sequence[Receipt]],
         filing: Filing,
         noise_of: Callable[[int], Noise],
         clock_ms: Callable[[], int],
@@ -137,13 +169,14 @@ class Openings:
         self._identity = identity
         self._own = identity.peer_id
         self._store = store
-        self._receipt_of = receipt_of
+        self._receipts_of = receipts_of
         self._filing = filing
         self._noise_of = noise_of
         self._clock_ms = clock_ms
         self._timeout_s = config.session.answer_timeout_s
         self._log = log
         self._later: dict[bytes, tuple[float, float]] = {}
+        self._receipted: dict[bytes, frozenset[bytes]] = {}
 
     # The first party
 
@@ -158,26 +191,30 @@ class Openings:
         """Open, once each, what may be opened now of the sets that this node leads."""
         for of in self._store.sets():
             if of.parties[0] == self._own:
-                await self._look_at(of)
+                for begun in self._store.begun(of.key):
+                    await self._try(begun.id, begun)
+                # One that cannot be finished must not keep the sessions that come after it from being opened.
+                await self._try(of.key, self._next(of))
 
-    async def _look_at(self, of: DeploymentSet) -> None:
-        not_before, pause_s = self._later.get(of.key, (0.0, PAUSE_S))
-        if trio.current_time() < not_before or (opening := self._next(of)) is None:
+    async def _try(self, key: bytes, opening: Opening | None) -> None:
+        not_before, pause_s = self._later.get(key, (0.0, PAUSE_S))
+        if opening is None or trio.current_time() < not_before:
             return
         try:
             await self.lead(opening)
-            self._later.pop(of.key, None)
+            self._later.pop(key, None)
         except FinodeError as error:
             self._log.info("opening put off", epoch=opening.epoch, sessions=len(opening.sessions), why=error.message)
-            self._later[of.key] = (trio.current_time() + pause_s, min(2 * pause_s, LONGEST_PAUSE_S))
+            self._later[key] = (trio.current_time() + pause_s, min(2 * pause_s, LONGEST_PAUSE_S))
 
     def _next(self, of: DeploymentSet) -> Opening | None:
-        """Return the opening that was begun, else one of all sessions of past epochs that the rules let open."""
-        if (begun := self._store.begun(of.key)) is not None:
-            return begun
+        """Return an opening of all waiting sessions of past epochs that the rules let open."""
         epoch = (self._clock_ms() - GRACE_MS) // (1000 * of.epoch_s)
         past = [part for part in self._store.waiting(of.key) if part.ended_ms // (1000 * of.epoch_s) < epoch]
-        known = [part for part in past if self._receipt_of(part.session) is not None]
+        # What waits may wait for weeks: its receipts are looked at until they have come, not every second.
+        before = self._receipted.get(of.key, frozenset())
+        known = [part for part in past if part.session in before or self._is_known(of, part)]
+        self._receipted[of.key] = frozenset(part.session for part in known)
         if not (chosen := largest_opening(known, of.min_queries)):
             return None
         return Opening(
@@ -186,6 +223,13 @@ class Openings:
             sessions=tuple(sorted(part.session for part in chosen)),
             samples=sum(part.count for part in chosen),
         )
+
+    def _is_known(self, of: DeploymentSet, part: Part) -> bool:
+        """Whether a receipt of the session is here that says what the dealer will compare: an id may be used twice."""
+        counts = [one.count for one in self._receipts_of(part.session) if _fits(of, one)]
+        if of.kind is StatementKind.AGREEMENT:
+            return part.count in counts
+        return any(count >= part.count for count in counts)
 
     async def lead(self, opening: Opening) -> None:
         """Open one opening with all other parties, have it signed and file the statement.
@@ -212,7 +256,7 @@ class Openings:
             ordered = [shares[peer] for peer in of.parties]
             statement = statement_of(opening, ordered)
             body = statement.encode()
-            signatures = [CoSignature(peer=self._own, signature=co_sign(self._identity, body, EpochStatement))]
+            signatures: list[CoSignature] = []
             show = OpenShares(opening=opening.id, salt=salt)
 
             async def have_signed(peer: PeerId) -> None:
@@ -222,13 +266,23 @@ class Openings:
 
             await together([partial(have_signed, peer) for peer in others])
             signatures.append(await self._ask_dealer(statement, body))
+            # Last: the others may have found what cannot be true, and a member signs one statement of a session only.
+            if why := self._refusal(statement):
+                raise PeerRefused(f"these sums are not signed here: {why}", peer=self._own, reason="refused")
+            signatures.append(CoSignature(peer=self._own, signature=co_sign(self._identity, body, EpochStatement)))
         finally:
             for stream in streams.values():
                 await stream.close()
         signatures.sort(key=lambda one: one.peer)
         await self._filing.file(SignedStatement(body=body, signatures=tuple(signatures)))
         self._store.finish(opening)
-        self._log.info("sums opened", epoch=opening.epoch, sessions=len(opening.sessions), samples=opening.samples)
+        self._log.info(
+            "sums opened",
+            epoch=opening.epoch,
+            sessions=len(opening.sessions),
+            samples=opening.samples,
+            epsilon=round(stated_epsilon(of), 3) if of.sigma_milli else None,
+        )
 
     async def _propose(self, peer: PeerId, opening: Opening, streams: dict[PeerId, Stream]) -> None:
         stream = streams[peer] = await self._network.open(peer, PROTOCOL, timeout_s=self._timeout_s)
@@ -303,7 +357,9 @@ class Openings:
         if not may_open(parts, of.min_queries):
             return "too few inputs or sessions, or one querier asked more than half of them"
         over = (self._clock_ms() + CLOCK_SKEW_MS) // (1000 * of.epoch_s)
-        if opening.epoch >= over or any(part.ended_ms // (1000 * of.epoch_s) > opening.epoch for part in parts):
+        # A session has its own end at each party: one at the turn of an epoch may be a moment late here.
+        ended = [(part.ended_ms - CLOCK_SKEW_MS) // (1000 * of.epoch_s) for part in parts]
+        if opening.epoch >= over or any(epoch > opening.epoch for epoch in ended):
             return "its epoch is not over"
         return ""
 
@@ -311,13 +367,13 @@ class Openings:
         """Sign, as the dealer, what the first party of the statement opened, if the receipts say the same."""
         if stream.peer != statement.parties[0] or self._own != statement.dealer:
             raise RemoteProtocolError(f"{stream.peer} asks for a signature that is not ours to give", peer=stream.peer)
-        receipts = {session: self._receipt_of(session) for session in statement.sessions}
-        if lacking := tuple(session for session, receipt in receipts.items() if receipt is None):
+        known = {session: self._receipts_of(session) for session in statement.sessions}
+        if lacking := tuple(session for session, receipts in known.items() if not receipts):
             await stream.send(OpeningReady(opening=statement.id, lacking=lacking))
             return
-        found = [receipt for receipt in receipts.values() if receipt is not None]
-        stated = (statement.parties, statement.dealer, statement.models, statement.vote)
-        if any((one.parties, one.dealer, one.models, one.vote) != stated for one in found):
+        fitting = [next((one for one in receipts if _fits(statement, one)), None) for receipts in known.values()]
+        found = [receipt for receipt in fitting if receipt is not None]
+        if len(found) < len(fitting):
             await self._refuse(stream, statement.id, "a session was run by others, or on other models")
             return
         count = sum(one.count for one in found)
@@ -328,11 +384,17 @@ class Openings:
         await self._sign(stream, statement)
 
     async def _sign(self, stream: Stream, statement: EpochStatement) -> None:
-        if why := contradiction_in(statement):
+        if why := self._refusal(statement):
             await self._refuse(stream, statement.id, why)
             return
         signature = co_sign(self._identity, statement.encode(), EpochStatement)
         await stream.send(StatementSigned(statement=statement.id, signature=signature))
+
+    def _refusal(self, statement: EpochStatement) -> str:
+        """Return why this node does not sign a statement; "" once it is written down that it signs this one."""
+        if why := contradiction_in(statement):
+            return why
+        return "" if self._store.vow(statement) else "this node signed other sums of one of its sessions"
 
     async def _refuse(self, stream: Stream, subject: bytes, why: str) -> None:
         self._log.warning("epoch statement refused", peer=stream.peer, why=why)

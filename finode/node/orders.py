@@ -6,7 +6,7 @@ from finode.committee.rules import CLOCK_SKEW_MS
 from finode.errors import RemoteProtocolError, WireError
 from finode.node.batches import is_row_wise
 from finode.wire.committee import Terms
-from finode.wire.receipts import Order
+from finode.wire.receipts import Agreed, Order
 from finode.wire.shares import StartSession
 from finode.wire.signed import open_signed
 
@@ -26,6 +26,8 @@ def check_order(start: StartSession, terms: Terms) -> Order:
         raise RemoteProtocolError(f"the session's order: {error.message}", peer=terms.querier) from None
     if (order.session, order.committee, order.serial) != (start.session, start.committee, start.serial):
         raise RemoteProtocolError("the order is of another session", peer=terms.querier)
+    if order.agreed != Agreed.by(terms).hash:
+        raise RemoteProtocolError("the order is not of what the terms say", peer=terms.querier)
     if not count_fits(terms.vote, order.count, start.batch // (1 + terms.copies)):
         raise RemoteProtocolError(f"an order of {order.count} inputs for a batch of {start.batch}", peer=terms.querier)
     if not terms.created_ms - CLOCK_SKEW_MS <= order.created_ms <= terms.expires_ms + CLOCK_SKEW_MS:

@@ -8,6 +8,7 @@ that worker's sessions and no others; a new one takes its place. A worker that s
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from finode.errors import FinodeError, LocalError, RemoteProtocolError, WorkerDied, error_class
+from finode.node.allocation import worker_environment
 from finode.node.channel import AsyncChannel, Buffer, Envelope
 
 WARM_TIMEOUT_S = 60.0
@@ -230,6 +232,7 @@ class WorkerPool:
             [sys.executable, "-P", "-m", "finode.node.worker", str(descriptor), str(self._threads), self._device],
             pass_fds=(descriptor,),
             stdin=subprocess.DEVNULL,
+            env=worker_environment(os.environ),
         )
         theirs.close()
         return WorkerProcess(process, AsyncChannel(ours))

@@ -42,7 +42,7 @@ from finode.identity import PeerId
 from finode.net.interface import Network
 from finode.node.answers import Answered, Clock, answer_of
 from finode.node.augmenting import with_copies
-from finode.node.batches import SharedInput, check_inputs, filled, first_rows, is_row_wise, session_batch
+from finode.node.batches import SharedInput, check_inputs, filled, is_row_wise, session_batch
 from finode.node.choices import COMPUTING, answer_spec, candidates, in_good_standing, wanted_of
 from finode.node.contribution import Contribution
 from finode.node.cosigning import Cosigning
@@ -481,7 +481,8 @@ class QuerierRole:
         clock.offline_s += offline_s
         clock.online_s += total_s - offline_s
         try:
-            output = sharing.reconstruct(spec, [outputs[index] for index in range(len(terms.parties))])
+            shares = [outputs[index] for index in range(len(terms.parties))]
+            output = sharing.reconstruct(spec, shares, len(inputs))
         except RemoteProtocolError as error:
             culprit = terms.parties[int(error.peer)] if error.peer.isdigit() else ""
             verdict = Verdict(culprit=culprit, round=-1, fault=Fault.PROTOCOL, detail=error.message)
@@ -489,7 +490,7 @@ class QuerierRole:
         return Answered(
             session,
             committee,
-            first_rows(output, len(inputs)),
+            output,
             tuple(meters[index] for index in sorted(meters)),
             dealt[0],
             ticket.at_once,

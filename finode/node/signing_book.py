@@ -6,7 +6,8 @@
 
 A body is entered before its signature leaves, with the write synced to the disk: killed at any moment, the node never
 signs a second body of a session, nor one bundle's use in two sessions. A session without a witness is not signed at
-all, so a body may be forgotten some days after the witness.
+all, so a body may be forgotten some days after the witness. That its session was signed is kept for good, in a hundred
+bytes: a querier that gives a session of another committee the same id, however late, would have a proof against all.
 """
 
 from __future__ import annotations
@@ -162,29 +163,36 @@ class SigningBook:
             with self._writing() as connection:
                 connection.execute("DELETE FROM witnesses WHERE seen_ms < ?", (now_ms - WITNESS_KEPT_MS,))
                 connection.execute("DELETE FROM committees WHERE id NOT IN (SELECT committee FROM witnesses)")
-                connection.execute("DELETE FROM signed WHERE signed_ms < ?", (now_ms - SIGNED_KEPT_MS,))
+                connection.execute(
+                    "UPDATE signed SET body = x'', signature = x'' WHERE signed_ms < ? AND body != x''",
+                    (now_ms - SIGNED_KEPT_MS,),
+                )
 
         await self._do(write)
 
     # Signatures
 
-    async def signed(self, session: bytes) -> SignedBody | None:
-        """Return what this node signed of a session."""
-        return await self._do(lambda: self._signed(session))
+    async def signed(self, committee: bytes, session: bytes) -> SignedBody | None:
+        """Return what this node signed of a committee's session, as long as it is kept."""
+        return await self._do(lambda: self._signed(committee, session))
 
-    def _signed(self, session: bytes) -> SignedBody | None:
-        row = self._connection.execute("SELECT body, signature FROM signed WHERE session = ?", (session,)).fetchone()
+    def _signed(self, committee: bytes, session: bytes) -> SignedBody | None:
+        row = self._connection.execute(
+            "SELECT body, signature FROM signed WHERE session = ? AND committee = ? AND body != x''",
+            (session, committee),
+        ).fetchone()
         return None if row is None else SignedBody(*row)
 
     async def sign(self, receipt: Receipt, body: bytes, signer: Callable[[], bytes], now_ms: int) -> SignedBody | None:
         """Sign a body and keep it, unless another one of its session was signed: return what was signed.
 
-        None: this node signed that the session's bundle was used in another session.
+        None: this node signed that the session's bundle was used in another session, or a session of another committee
+        under this one's id, or what it signed of this one is forgotten.
         """
 
         def write() -> SignedBody | None:
             with self._writing() as connection:
-                if (before := self._signed(receipt.session)) is not None:
+                if (before := self._signed(receipt.committee, receipt.session)) is not None:
                     return before
                 done = SignedBody(body, signer())
                 row = (receipt.session, receipt.committee, receipt.serial, done.body, done.signature, now_ms)

@@ -91,6 +91,8 @@ class Sealing:
             work=receipt.work,
             transcript=receipt.transcript,
         )
+        if order.agreed != expected.agreed:
+            return "its order is not of what the terms say"
         if receipt.verdict is not None and receipt.verdict.culprit not in ("", *self.terms.members(), receipt.querier):
             return f"it blames {receipt.verdict.culprit}, which is no member"
         wrong = [one.name for one in fields(Receipt) if getattr(receipt, one.name) != getattr(expected, one.name)]

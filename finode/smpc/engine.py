@@ -242,7 +242,8 @@ class Engine(Protocol):
         """Run the program of `prepared`; the value is this party's share of the output, as bytes.
 
         `zero_keys[j]` is the 32-byte key shared with party j and unknown to the dealer, fresh for this session. The
-        first `count` inputs of the batch are true ones (all, by default), the others padding that no statistics count.
+        first `count` inputs of the batch are true ones (all, by default), the others padding: their rows of the answer
+        are zeros, and no statistics count them.
         Raises `LocalProtocolError` when `prepared` was given to a run before.
         """
 

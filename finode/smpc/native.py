@@ -31,7 +31,7 @@ from finode.smpc.randomness import fresh_seed, subkey
 from finode.smpc.session import Run, Session
 from finode.smpc.share import Share
 from finode.smpc.weights import DealerWeights, PartyWeights, expand_mask, masked_weights, split
-from finode.smpc.zero import check_zero_keys, zero_share
+from finode.smpc.zero import check_zero_keys, shown_share, zero_share
 
 CHUNK_BYTES = 256 * 1024
 """Corrections are handed out in chunks of about this size, each a message between processes."""
@@ -145,8 +145,8 @@ class NativeEngine:
 
         async def body(session: Session) -> bytes:
             output = await circuit.run(session, materials, {INPUT: Share(query, session.first)}, kept)
-            elements = output.data.reshape(-1).cpu()
-            return ring.to_bytes(elements + zero_share(zero_keys, party_index, elements.numel()))
+            rows = output.data.reshape(program.answers, -1).cpu()
+            return ring.to_bytes(shown_share(rows, count, zero_keys, party_index))
 
         def rest(first_round: int) -> Run:
             return statistics_run(prepared, kept, zero_keys, count, first_round, self._device)

@@ -85,5 +85,11 @@ def convolve(
     columns = view.permute(0, 1, 2, 5, 6, 3, 4).reshape(
         models, batch, groups, channels // groups * kh * kw, height * width
     )
-    rows = weight.reshape(weight.shape[0], 1, groups, weight.shape[1] // groups, -1)
-    return matmul(rows, columns).reshape(max(models, weight.shape[0]), batch, weight.shape[1], height, width)
+    count, out = weight.shape[0], weight.shape[1] // groups
+    rows = weight.reshape(count, 1, groups, out, -1)
+    if models == 1 < count:
+        # All models read one input: their channels side by side, or the product would copy its columns for each.
+        rows = rows.permute(1, 2, 0, 3, 4).reshape(1, 1, groups, count * out, -1)
+        side_by_side = matmul(rows, columns).reshape(batch, groups, count, out, height, width)
+        return side_by_side.permute(2, 0, 1, 3, 4, 5).reshape(count, batch, groups * out, height, width).contiguous()
+    return matmul(rows, columns).reshape(models, batch, groups * out, height, width)

@@ -128,8 +128,8 @@ def output_bytes(program: Program | AnswerSpec) -> int:
     return ELEMENT_BYTES * math.prod(output_shape(program))
 
 
-def reconstruct(program: Program | AnswerSpec, shares: Sequence[Buffer]) -> Output:
-    """Add the parties' output shares and read the answer.
+def reconstruct(program: Program | AnswerSpec, shares: Sequence[Buffer], count: int | None = None) -> Output:
+    """Add the parties' output shares and read the answer to the first `count` inputs, all by default.
 
     Raises `RemoteProtocolError` whose `peer` is the decimal party index for a share of the wrong size, and with no
     peer when the sum is no answer at all, which means that some party computed wrongly.
@@ -144,7 +144,7 @@ def reconstruct(program: Program | AnswerSpec, shares: Sequence[Buffer]) -> Outp
                 peer=str(party),
             )
         total += np.frombuffer(share, dtype="<i8").reshape(total.shape)
-    return read_output(program, total)
+    return read_output(program, total[:count])
 
 
 def read_output(program: Program | AnswerSpec, elements: Elements) -> Output:

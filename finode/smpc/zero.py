@@ -30,3 +30,12 @@ def zero_share(zero_keys: Mapping[int, bytes], party_index: int, count: int, pur
         pad = Stream(subkey(key, purpose)).integers(count)
         total += pad if party_index < party else -pad
     return torch.from_numpy(total)
+
+
+def shown_share(output: Tensor, count: int, zero_keys: Mapping[int, bytes], party_index: int) -> Tensor:
+    """Return this party's share of what the querier sees of an output, one row for each input of the batch, as one
+    vector: its first `count` rows. The others stand for padding, nobody paid for them, and they become zeros: a querier
+    that fills a batch up with inputs of its own learns nothing of them."""
+    shown = output.clone()
+    shown[count:] = 0
+    return shown.reshape(-1) + zero_share(zero_keys, party_index, shown.numel())

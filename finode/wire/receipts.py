@@ -13,13 +13,13 @@ integers: money is micro-credits, time is UTC milliseconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import ClassVar, NewType
 
 from finode.identity import PeerId, public_key_of
 from finode.wire import canonical
-from finode.wire.committee import MAX_PARTIES, Reveal, RewardTerms, Vote
+from finode.wire.committee import MAX_PARTIES, Reveal, RewardTerms, Terms, Vote
 from finode.wire.message import KIB, MIB, Message, check, check_id, check_printable, register
 from finode.wire.shares import SESSION_ID_BYTES, Verdict
 from finode.wire.signed import Signed
@@ -53,7 +53,11 @@ class StatementKind(StrEnum):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order(Message):
-    """Querier, signed: run this session of the committee on `count` inputs, for the price that its terms state."""
+    """Querier, signed: run this session of the committee on `count` inputs, for the price that its terms state.
+
+    `agreed` is the hash of what of the terms a receipt repeats: who sees the receipt and not the terms knows by it that
+    the querier ordered just that, from just these members, at that price.
+    """
 
     code: ClassVar[int] = 96
 
@@ -62,11 +66,13 @@ class Order(Message):
     serial: bytes
     count: int
     created_ms: int
+    agreed: bytes
 
     def __post_init__(self) -> None:
         check_id(self.session, SESSION_ID_BYTES, "session")
         check_id(self.committee, HASH_BYTES, "committee")
         check_id(self.serial, 16, "serial")
+        check_id(self.agreed, HASH_BYTES, "agreed")
         check(1 <= self.count <= 4096, "count is 1 to 4096")
         check(0 < self.created_ms < _TIME_LIMIT, "created_ms")
 
@@ -83,6 +89,39 @@ class ModelUse:
         check_id(self.version, HASH_BYTES, "version")
         check_id(self.deployment, HASH_BYTES, "deployment")
         public_key_of(self.owner)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreed:
+    """What of the terms a receipt repeats. An order signs its hash: nobody else's order can stand behind a receipt."""
+
+    federation: str
+    querier: PeerId
+    parties: tuple[PeerId, ...]
+    dealer: PeerId
+    models: tuple[ModelUse, ...]
+    service: str
+    engine: str
+    vote: Vote
+    reveal: Reveal
+    classes: int
+    rewards: RewardTerms
+    copies: int
+
+    @classmethod
+    def by(cls, terms: Terms) -> Agreed:
+        """Return what terms say of it."""
+        models = tuple(
+            ModelUse(version=model.version, owner=model.owner, deployment=terms.deployment_id(model))
+            for model in terms.models
+        )
+        same = {one.name: getattr(terms, one.name) for one in fields(cls) if one.name != "models"}
+        return cls(models=models, **same)
+
+    @property
+    def hash(self) -> bytes:
+        """What an order signs."""
+        return canonical.digest("agreed", canonical.encode(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +215,11 @@ class Receipt(Message):
     def price(self) -> int:
         """Micro-credits for all of its inputs and their copies."""
         return self.rewards.price * self.count * (1 + self.copies)
+
+    @property
+    def agreed(self) -> bytes:
+        """The hash of what it repeats of the terms, as the order signs it."""
+        return Agreed(**{one.name: getattr(self, one.name) for one in fields(Agreed)}).hash
 
     def signers(self) -> tuple[PeerId, ...]:
         """Return who signs: the parties in their order, the dealer, the querier (once each)."""

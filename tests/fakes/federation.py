@@ -38,8 +38,9 @@ from finode.node.secret import NodeSecret
 from finode.node.worker import Worker, engines
 from finode.smpc.counts import with_counts
 from finode.smpc.plan import INPUT, Op, Plan, Step, WeightSpec
+from finode.wire.committee import Terms
 from finode.wire.directory import InputSpec, ServiceSpec
-from finode.wire.receipts import Order, Receipt, SignedReceipt, SignedStatement
+from finode.wire.receipts import Agreed, Order, Receipt, SignedReceipt, SignedStatement
 from finode.wire.shares import StartSession
 from finode.wire.signed import Signed, sign
 
@@ -180,8 +181,8 @@ class MemoryFiling:
         elif isinstance(record, SignedStatement):
             self.statements.append(verify_statement(record))
 
-    def receipt_of(self, session: bytes) -> Receipt | None:
-        return next((one.receipt for one in self.receipts.values() if one.receipt.session == session), None)
+    def receipts_of(self, session: bytes) -> list[Receipt]:
+        return [one.receipt for one in self.receipts.values() if one.receipt.session == session]
 
     def of(self, session: str) -> list[VerifiedReceipt]:
         """Return the receipts of one session."""
@@ -205,10 +206,25 @@ class Member:
     def peer(self) -> PeerId:
         return self.identity.peer_id
 
-    def start(self, session: bytes, committee: bytes, serial: bytes, batch: int, input_bytes: int) -> StartSession:
-        """Return the message with which this member, as a querier, begins a session."""
-        created_ms = time.time_ns() // 1_000_000
-        order = Order(session=session, committee=committee, serial=serial, count=batch, created_ms=created_ms)
+    def start(
+        self,
+        session: bytes,
+        committee: bytes,
+        serial: bytes,
+        batch: int,
+        input_bytes: int,
+        *,
+        terms: Terms | None = None,
+    ) -> StartSession:
+        """Return the message with which this member, as a querier, begins a session of these terms."""
+        order = Order(
+            session=session,
+            committee=committee,
+            serial=serial,
+            count=batch,
+            created_ms=time.time_ns() // 1_000_000,
+            agreed=bytes(32) if terms is None else Agreed.by(terms).hash,
+        )
         return StartSession(
             session=session,
             committee=committee,

@@ -135,6 +135,7 @@ def signed_receipt(body: Receipt, signers: Sequence[Identity] | None = None) -> 
         serial=body.serial,
         count=body.count,
         created_ms=body.started_ms,
+        agreed=body.agreed,
     )
     by = (*PARTY_KEYS, DEALER_KEY, QUERIER_KEY) if signers is None else signers
     data = body.encode()

@@ -108,7 +108,12 @@ def receipt(
 def signed_receipt(body: Receipt, signers: frozenset[PeerId] = ALL_SIGN) -> SignedReceipt:
     by_peer = {one.peer_id: one for one in IDENTITIES.values()}
     order = Order(
-        session=body.session, committee=body.committee, serial=body.serial, count=body.count, created_ms=body.started_ms
+        session=body.session,
+        committee=body.committee,
+        serial=body.serial,
+        count=body.count,
+        created_ms=body.started_ms,
+        agreed=body.agreed,
     )
     encoded = body.encode()
     return SignedReceipt(
@@ -131,7 +136,7 @@ def verified(body: Receipt, signers: frozenset[PeerId] = ALL_SIGN) -> VerifiedRe
     )
 
 
-ORDER = Order(session=bytes(16), committee=bytes(32), serial=bytes(16), count=1, created_ms=1)
+ORDER = Order(session=bytes(16), committee=bytes(32), serial=bytes(16), count=1, created_ms=1, agreed=bytes(32))
 
 
 def statement(

@@ -113,6 +113,7 @@ def order_of(receipt: Receipt, **changes: Any) -> Signed:
         "serial": receipt.serial,
         "count": receipt.count,
         "created_ms": receipt.started_ms - 10,
+        "agreed": receipt.agreed,
     }
     return sign(QUERIER, Order(**fields | changes))
 

@@ -177,6 +177,26 @@ def test_sums_of_one_session_count_once(turn: int) -> None:
 
 
 @pytest.mark.parametrize("turn", [1, -1])
+def test_others_that_name_a_session_in_their_statement_do_not_keep_it_from_counting(turn: int) -> None:
+    turned = PARTIES[::-1]
+    honest = statement(["a"], agreement=(3 << 16, 0, 0))
+    tries = (statement(["a", "b"], agreement=(0, part, 0), parties=turned) for part in range(1 << 16, 2 << 16))
+    meddling = next(one for one in tries if one.id < honest.id)
+    body = receipt("a", terms=AGREEMENT)
+    records: list[Record] = [
+        verified(body),
+        verified(receipt("b", terms=AGREEMENT, parties=turned)),
+        verified_statement(honest),
+        verified_statement(meddling),
+    ]
+
+    accounts = accounts_of(*records[::turn])
+
+    assert accounts.settled(body.id)
+    assert balances(accounts)[-3] > 0
+
+
+@pytest.mark.parametrize("turn", [1, -1])
 def test_of_two_epochs_that_cover_a_session_the_statement_with_the_lowest_id_decides(turn: int) -> None:
     claims = [
         statement(["a"], agreement=(3 << 16, 0, 0), epoch=5),
@@ -325,6 +345,18 @@ def test_any_order_repetition_and_pause_gives_the_same_books(data: st.DataObject
     for peer in PEERS.values():
         assert accounts.explain(peer) == fresh.explain(peer)
         assert sum(one.amount for one in accounts.explain(peer)) == accounts.balance(peer)
+
+
+def test_amounts_beyond_all_integers_of_the_encoding_have_a_digest() -> None:
+    """Members that agree on the highest price and the most inputs must not keep everybody from their balances."""
+    dear = [
+        verified(replace(receipt(name, terms=rewards(price=(1 << 40) - 1)), count=4096, copies=4095))
+        for name in ("one", "two", "three")
+    ]
+    accounts = accounts_of(*dear)
+
+    assert max(one.paid for one in accounts.balances().values()) > 1 << 64
+    assert accounts.digest() != accounts_of(*dear[:2]).digest()
 
 
 def test_books_with_other_balances_have_other_digests() -> None:

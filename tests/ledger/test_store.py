@@ -9,18 +9,22 @@ from pathlib import Path
 import pytest
 
 from finode.errors import ConfigError, InputError
-from finode.ledger.envelopes import envelope
+from finode.ledger.database import VERSIONS
+from finode.ledger.envelopes import envelope, verify
 from finode.ledger.records import Verified
-from finode.ledger.store import Added, Ledger
+from finode.ledger.store import FILE_NAME, Added, Ledger
 from finode.wire.receipts import StatementKind
 from finode.wire.reconciliation import RecordKind
+from finode.wire.signed import sign
 from tests.ledger.making import (
     DEALER,
     FIRST,
     MEMBERS,
+    OWNER,
     QUERIER,
     SECOND,
     START_MS,
+    deployment_of,
     verified_deployment,
     verified_proof,
     verified_receipt,
@@ -81,6 +85,41 @@ def test_the_file_itself_refuses_to_forget(ledger: Ledger, tmp_path: Path) -> No
         with pytest.raises(sqlite3.IntegrityError, match="only grows"):
             other.execute(statement)
     other.close()
+
+
+def test_versions_of_one_record_do_not_fill_the_disk(ledger: Ledger) -> None:
+    """An owner that signs one deployment again and again, each time with lower bytes, is kept a few times."""
+    signed = [verify(sign(OWNER, deployment_of(signed_ms=START_MS - number))) for number in range(30)]
+
+    for record in signed:
+        assert len(ledger.add_all([record])) == 1
+    assert not ledger.add_all(signed)
+
+    other = sqlite3.connect(ledger.path)
+    assert other.execute("SELECT count(*) FROM records").fetchone() == (VERSIONS,)
+    other.close()
+    assert ledger.deployments() == (signed[-1],)
+    reopened = Ledger.open(ledger.path)
+    assert (reopened.dump(), reopened.counts()) == (ledger.dump(), ledger.counts())
+    reopened.close()
+
+
+def test_a_ledger_of_the_first_schema_is_opened(tmp_path: Path) -> None:
+    Ledger.open(tmp_path / FILE_NAME).close()
+    older = sqlite3.connect(tmp_path / FILE_NAME)
+    for name in ("records_are_not_changed", "records_are_not_deleted"):
+        older.execute(f"DROP TRIGGER {name}")
+        event = "UPDATE" if name.endswith("changed") else "DELETE"
+        older.execute(f"CREATE TRIGGER {name} BEFORE {event} ON records BEGIN SELECT RAISE(ABORT, 'only grows'); END")
+    older.execute("PRAGMA user_version = 1")
+    older.close()
+
+    ledger = Ledger.open(tmp_path / FILE_NAME)
+
+    for number in range(VERSIONS + 2):
+        ledger.add_all([verify(sign(OWNER, deployment_of(signed_ms=START_MS - number)))])
+    assert len(ledger.deployments()) == 1
+    ledger.close()
 
 
 def test_two_receipts_of_one_session_prove_who_signed_both(ledger: Ledger) -> None:

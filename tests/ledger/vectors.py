@@ -93,6 +93,25 @@ def bad() -> dict[str, tuple[Record, str]]:
             signed_receipt(receipt, order=order_of(receipt_of(1))),
             "order is of another session",
         ),
+        "a price that the querier did not order": (
+            signed_receipt(
+                receipt_of(rewards=dataclasses.replace(receipt.rewards, price=1 << 39)), order=order_of(receipt)
+            ),
+            "other members, other models or another price",
+        ),
+        "another's order, taken by other parties": (
+            signed_receipt(
+                receipt_of(
+                    parties=(SECOND.peer_id, STRANGER.peer_id),
+                    work=tuple(
+                        dataclasses.replace(receipt.work[0], peer=one.peer_id) for one in (SECOND, STRANGER, DEALER)
+                    ),
+                ),
+                (SECOND, STRANGER, DEALER),
+                order=order_of(receipt),
+            ),
+            "other members, other models or another price",
+        ),
         "a body with bytes behind it": (
             SignedReceipt(body=loose, order=full.order, signatures=co_signed(loose, Receipt, MEMBERS)),
             "not a valid Receipt",

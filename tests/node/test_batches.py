@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finode.node.batches import SHARED_AT_ONCE, SharedInput, filled, first_rows, joined, session_batch
+from finode.node.batches import SHARED_AT_ONCE, SharedInput, filled, joined, session_batch
 from finode.smpc.engine import Output
 
 
@@ -22,20 +22,15 @@ def test_a_vote_that_looks_at_the_whole_batch_gets_its_own_batch() -> None:
     assert session_batch("spectral", 5, 64) == 5
 
 
-def test_inputs_are_filled_up_with_zeros_and_their_rows_dropped() -> None:
+def test_inputs_are_filled_up_with_zeros() -> None:
     x = np.ones((3, 2, 2))
 
     padded = filled(x, 4)
-    output = Output(labels=np.arange(4), probabilities=np.eye(4), top=np.arange(4.0))
 
     assert padded.shape == (4, 2, 2)
     assert np.array_equal(padded[:3], x)
     assert not padded[3].any()
     assert filled(x, 3) is x
-    cut = first_rows(output, 3)
-    assert cut.probabilities is not None
-    assert cut.top is not None
-    assert (cut.labels.shape, cut.probabilities.shape, cut.top.shape) == ((3,), (3, 4), (3,))
 
 
 def test_answers_are_joined_in_their_order_whatever_they_reveal() -> None:

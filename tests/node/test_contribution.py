@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
+import trio.testing
 
 from finode.errors import InputError, PeerRefused
 from finode.ledger.records import VerifiedStatement
@@ -83,8 +84,6 @@ async def test_labels_are_counted_without_being_seen(tmp_path: Path) -> None:
         answers = [await _ask(members, INPUTS[:3]), await _ask(members, INPUTS[3:])]
         truth = np.array([0, 1, 2, 0, 1, 2, 0])
         asker = members["asker"].node
-        kept = [members[name].node for name in ("p1", "p2")]
-        await until(lambda: all(node.ballots_kept == 2 for node in kept))
 
         with pytest.raises(InputError, match="2 labels for 3 inputs"):
             await asker.feedback(answers[0].session, (0, 1))
@@ -125,3 +124,26 @@ async def test_what_fails_after_an_answer_costs_nobody_the_next(tmp_path: Path) 
         await _ask(members, INPUTS[3:])
 
         assert members["p2"].node.ballots_kept == 0
+
+
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_labels_that_come_before_the_votes_are_kept_wait_for_them(tmp_path: Path) -> None:
+    async with federation_of(tmp_path, LAYOUT) as (_, members):
+        worker, kept = members["p2"].pool.worker, trio.Event()
+        handle = worker.request
+
+        async def request(header: dict[str, Any], *rest: Any, **options: Any) -> Any:
+            if header["kind"] == "rest":
+                await kept.wait()
+            return await handle(header, *rest, **options)
+
+        worker.request = request  # type: ignore[method-assign]
+        answer = await _ask(members, INPUTS[:3])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(members["asker"].node.feedback, answer.session, (0, 1, 2))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert members["p2"].node.ballots_kept == 0
+            kept.set()
+
+        assert members["p2"].node.ballots_kept == 0  # counted and wiped

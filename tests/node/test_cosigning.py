@@ -225,12 +225,12 @@ async def test_what_was_signed_and_not_filed_is_filed_after_a_restart(tmp_path: 
         for member in members.values():
             member.filing.error = StorageFull("no space")
         answer = await _ask(members)
-        session = bytes.fromhex(answer.session)
+        committee, session = bytes.fromhex(answer.committee.id), bytes.fromhex(answer.session)
         for member in _members_of(members, answer)[:2]:
-            while await member.holdings.signing.signed(session) is None:  # noqa: ASYNC110 - it is in a file
+            while await member.holdings.signing.signed(committee, session) is None:  # noqa: ASYNC110 - it is in a file
                 await trio.sleep(0.01)
         identities = {name: member.identity for name, member in members.items()}
-        signed = await _of(members, answer.committee.parties[0]).holdings.signing.signed(session)
+        signed = await _of(members, answer.committee.parties[0]).holdings.signing.signed(committee, session)
     again = TWO | {"alpha": {"roles": ["owner"]}}
     async with federation_of(tmp_path, again, identities) as (_, members):
         everyone = _members_of(members, answer)

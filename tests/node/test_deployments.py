@@ -72,6 +72,20 @@ def test_a_share_is_kept_privately_and_found_again_after_a_restart(tmp_path: Pat
     assert not again.is_open(deployment.id, b"mask")
 
 
+def test_constants_that_another_committee_is_writing_are_left_alone_until_a_restart(tmp_path: Path) -> None:
+    deployment, share = _deployment(b"1")
+    store = DeploymentStore(tmp_path, 16)
+    store.add(deployment, share)
+    opened = store.opened_path(deployment.id, b"mask")
+    writing = opened.with_name(f"{opened.name}.6c49.part")
+    writing.write_bytes(b"const")
+
+    store.forget_opened(deployment.id, b"mask")
+    assert writing.exists()
+    assert DeploymentStore(tmp_path, 16).holds(deployment.id)
+    assert not writing.exists()
+
+
 def test_a_share_that_was_altered_on_disk_is_noticed(tmp_path: Path) -> None:
     deployment, share = _deployment(b"1")
     DeploymentStore(tmp_path, 16).add(deployment, share)

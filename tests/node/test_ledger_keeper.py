@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from finode.net.directory import Offer
 from finode.net.interface import Stream
 from finode.net.memory import MemoryFederation, MemoryNetwork
 from finode.net.standing import LOWEST
-from finode.node.ledger_keeper import FIRST_MESSAGES, LedgerKeeper
+from finode.node.ledger_keeper import FIRST_MESSAGES, SYNC_TIMEOUT_S, LedgerKeeper
 from finode.node.receipt_streams import ReceiptStreams
 from finode.wire import canonical
 from finode.wire.message import Message
@@ -296,6 +297,22 @@ async def test_a_listener_that_answers_other_than_asked_is_blamed(tmp_path: Path
         await node.keeper.sync(SECOND.peer_id)
         assert node.network.standing(SECOND.peer_id) < -7
         assert node.ledger.receipts() == ()
+
+
+async def test_a_listener_that_never_comes_to_an_end_is_left(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def dawdle(stream: Stream) -> None:
+        for number in count(1):
+            await stream.receive(Compare, timeout_s=60)
+            await trio.sleep(15)
+            await stream.send(Compared(ranges=(), have=(), want=(), until=number.to_bytes(8, "big")))
+
+    world = World(tmp_path)
+    async with world.node(FIRST) as node, world.federation.node(SECOND, "dawdler", Offer) as dawdler:
+        dawdler.serve(PROTOCOL, dawdle)
+        with trio.fail_after(2 * SYNC_TIMEOUT_S):
+            await node.keeper.sync(SECOND.peer_id)
 
 
 async def test_a_first_message_has_one_server() -> None:

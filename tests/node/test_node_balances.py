@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,4 +88,19 @@ async def test_owners_refuse_a_querier_whose_organization_owes_too_much(
             return
         with pytest.raises(PeerRefused, match="its balance is -1800000 micro-credits") as caught:
             await asker.query(request, _no_progress)
+        assert caught.value.reason == "no-credit"
+
+
+@pytest.mark.trio
+async def test_open_committees_count_against_the_credit_as_well(tmp_path: Path) -> None:
+    request = QueryRequest(service="toy", inputs=np.ones((1, 4)))
+    async with federation_of(tmp_path, LAYOUT) as (_, members):
+        know_the_records_members(members, querier_is="asker")
+        await members["gamma"].node.keeper.file(signed_receipt(receipt(count=1500)))
+        await agreed(members, 1)
+        asker = members["asker"].node
+
+        assert (await asker.query(request, _no_progress)).labels
+        with pytest.raises(PeerRefused) as caught:
+            await asker.query(replace(request, vote="hard"), _no_progress)  # another committee
         assert caught.value.reason == "no-credit"

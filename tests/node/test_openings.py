@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import math
+import re
+from collections import ChainMap
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ import trio.testing
 
 from finode.config import Config, load
 from finode.errors import FinodeError, PeerRefused, PeerUnreachable
-from finode.identity import Identity
+from finode.identity import Identity, PeerId
 from finode.ledger.opening import Part
 from finode.ledger.records import verify_statement
 from finode.net.directory import Offer
@@ -23,7 +27,7 @@ from finode.net.interface import Stream
 from finode.net.memory import MemoryFederation
 from finode.node.contributions import ContributionStore
 from finode.node.filing import Record
-from finode.node.openings import PAUSE_S, Openings
+from finode.node.openings import PAUSE_S, Openings, stated_epsilon
 from finode.wire.committee import Reveal, RewardTerms, Scheme, Vote
 from finode.wire.contribution import PROTOCOL, DeploymentSet, Opening, ProposeOpening, SignStatement
 from finode.wire.receipts import (
@@ -35,6 +39,7 @@ from finode.wire.receipts import (
     Work,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 EPOCH_S = 100
 NOW_MS = 1_000_000_000
 IDENTITIES = [Identity.from_seed(bytes([40 + index] * 32)) for index in range(5)]
@@ -66,6 +71,10 @@ def shares_of(vector: list[int]) -> list[bytes]:
     pieces = [generator.integers(-(1 << 62), 1 << 62, len(vector)) for _ in PARTIES[1:]]
     last = np.array(vector, dtype=np.int64) - sum(pieces)
     return [piece.astype("<i8").tobytes() for piece in (*pieces, last)]
+
+
+def _work(peer: PeerId) -> Work:
+    return Work(peer=peer, rounds=1, bytes_sent=1, bundle_bytes=1, milliseconds=1)
 
 
 def receipt_of(session: bytes, count: int) -> Receipt:
@@ -100,7 +109,7 @@ def receipt_of(session: bytes, count: int) -> Receipt:
         ended_ms=NOW_MS,
         outcome=Outcome.ANSWERED,
         verdict=None,
-        work=tuple(Work(peer=p, rounds=1, bytes_sent=1, bundle_bytes=1, milliseconds=1) for p in (*PARTIES, DEALER)),
+        work=tuple(map(_work, (*PARTIES, DEALER))),
         transcript=bytes(32),
     )
 
@@ -109,14 +118,14 @@ def receipt_of(session: bytes, count: int) -> Receipt:
 class Filed:
     """Keeps what is filed."""
 
-    receipts: dict[bytes, Receipt]
+    receipts: Mapping[bytes, Receipt]
     records: list[Record] = field(default_factory=list)
 
     async def file(self, record: Record) -> None:
         self.records.append(record)
 
-    def receipt_of(self, session: bytes) -> Receipt | None:
-        return self.receipts.get(session)
+    def receipts_of(self, session: bytes) -> list[Receipt]:
+        return [self.receipts[session]] if session in self.receipts else []
 
 
 @dataclass
@@ -129,11 +138,12 @@ class Seat:
 
 @dataclass
 class World:
-    """Three parties and a dealer, their clocks, and the receipts that all of them have."""
+    """Three parties and a dealer, their clocks, the receipts that all have, and those that the dealer has instead."""
 
     tmp: Path
     now_ms: int = NOW_MS
     receipts: dict[bytes, Receipt] = field(default_factory=dict)
+    dealer_has: dict[bytes, Receipt] = field(default_factory=dict)
     seats: list[Seat] = field(default_factory=list)
     federation: MemoryFederation = field(default_factory=MemoryFederation)
 
@@ -171,12 +181,14 @@ async def world_in(tmp: Path) -> AsyncIterator[World]:
             network = await stack.enter_async_context(
                 world.federation.node(identity, f"org{index}", lambda: Offer(roles=(), capacity=1, engines=()))
             )
-            store, filed = ContributionStore(home), Filed(world.receipts)
+            is_dealer = identity.peer_id == DEALER
+            store = ContributionStore(home)
+            filed = Filed(ChainMap(world.dealer_has, world.receipts) if is_dealer else world.receipts)
             openings = Openings(
                 network,
                 identity,
                 store,
-                filed.receipt_of,
+                filed.receipts_of,
                 filed,
                 lambda sigma: lambda length: [sigma // 1000] * length,
                 lambda: world.now_ms,
@@ -262,13 +274,13 @@ async def test_an_opening_that_failed_goes_on_with_the_same_sessions_and_shares(
     async with world_in(tmp_path) as world:
         sessions = [world.session(number, 10) for number in range(4)]
         world.end_epoch()
-        withheld = world.receipts.pop(sessions[0])
-        world.receipts[sessions[0]] = replace(withheld, vote=Vote.HARD)  # the dealer does not sign
+        withheld = world.receipts[sessions[0]]
+        world.dealer_has[sessions[0]] = replace(withheld, count=9)  # it does not sign
         await world.look()
         assert world.filed == []
-        before = [seat.store.begun(SET.key) for seat in world.seats[:3]]
+        (before,) = world.seats[0].store.begun(SET.key)
         world.session(7, 10)
-        world.receipts[sessions[0]] = withheld
+        del world.dealer_has[sessions[0]]
         world.end_epoch()
 
         await trio.sleep(PAUSE_S)
@@ -277,8 +289,71 @@ async def test_an_opening_that_failed_goes_on_with_the_same_sessions_and_shares(
         (signed,) = world.filed
         assert isinstance(signed, SignedStatement)
         assert verify_statement(signed).statement.sessions == tuple(sessions)
-        assert before[0] is not None
-        assert all(opening == before[0] for opening in before)
+        assert all(seat.store.gave(before) for seat in world.seats[:3])
+
+
+@pytest.mark.trio
+async def test_an_opening_that_cannot_be_finished_holds_up_no_other(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world_in(tmp_path) as world:
+        stuck = [world.session(number, 10) for number in range(4)]
+        world.end_epoch()
+        world.dealer_has[stuck[0]] = replace(world.receipts[stuck[0]], vote=Vote.HARD)
+        await world.look()
+        later = [world.session(number, 10) for number in range(4, 8)]
+        world.end_epoch()
+
+        await trio.sleep(PAUSE_S)
+        await world.look()
+
+        (signed,) = world.filed
+        assert isinstance(signed, SignedStatement)
+        assert verify_statement(signed).statement.sessions == tuple(later)
+        assert [begun.sessions for begun in world.seats[0].store.begun(SET.key)] == [tuple(stuck)]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("changes", [{"vote": Vote.HARD}, {"count": 11}, {"dealer": PARTIES[0]}])
+async def test_a_session_whose_receipt_says_something_else_waits(tmp_path: Path, changes: dict[str, Any]) -> None:
+    async with world_in(tmp_path) as world:
+        sessions = [world.session(number, 10) for number in range(6)]
+        # Session ids are queriers' choice: this receipt is of another session of the same id.
+        world.receipts[sessions[5]] = _with(world.receipts[sessions[5]], **changes)
+        world.end_epoch()
+
+        await world.look()
+
+        (signed,) = world.filed
+        assert isinstance(signed, SignedStatement)
+        assert sessions[5] not in verify_statement(signed).statement.sessions
+
+
+@pytest.mark.trio
+async def test_a_session_at_the_turn_of_an_epoch_may_end_later_at_another_party(tmp_path: Path) -> None:
+    async with world_in(tmp_path) as world:
+        world.now_ms = (NOW_MS // (1000 * EPOCH_S) + 1) * 1000 * EPOCH_S - 1
+        sessions = []
+        for number in range(4):
+            sessions.append(world.session(number, 10, lacking=2))
+            part = Part(session=sessions[-1], querier=QUERIERS[number % 2], count=10, ended_ms=world.now_ms + 2)
+            world.seats[2].store.add(SET, part, shares_of(sums_of(10))[2])
+        world.now_ms += 5000
+
+        await world.look()
+
+        (signed,) = world.filed
+        assert isinstance(signed, SignedStatement)
+        assert verify_statement(signed).statement.sessions == tuple(sessions)
+
+
+def _with(receipt: Receipt, **changes: Any) -> Receipt:
+    """Return the receipt with changes; a dealer that is a party changes places with it."""
+    if "dealer" in changes:
+        parties = tuple(receipt.dealer if peer == changes["dealer"] else peer for peer in receipt.parties)
+        peers = (*parties, changes["dealer"])
+        changes |= {"parties": parties, "work": tuple(map(_work, peers))}
+    return replace(receipt, **changes)
 
 
 @pytest.mark.trio
@@ -351,6 +426,21 @@ async def test_noise_is_in_the_share_and_stays_the_same(tmp_path: Path) -> None:
         statement = verify_statement(signed).statement
         assert statement.counts == tuple(count + 2 * len(PARTIES) for count in (40, 0, 40, 0))
         assert statement.sigma_milli == 2000
+
+
+def test_the_epsilon_that_is_stated_is_that_of_the_documents() -> None:
+    models = tuple(replace(MODELS[0], version=bytes([k] * 32)) for k in range(5))
+    table = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8").partition("## Noise")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in re.findall(r"^\| \d.*", table, re.MULTILINE)
+    ]
+
+    assert len(rows) == 6
+    for sigma, votes, labels in rows:
+        of = replace(SET, models=models, sigma_milli=1000 * int(sigma))
+        assert float(votes) == pytest.approx(stated_epsilon(of), abs=0.06)
+        assert float(labels) == pytest.approx(stated_epsilon(replace(of, kind=StatementKind.LABELS)), abs=0.06)
+    assert stated_epsilon(SET) == math.inf
 
 
 def test_shares_survive_a_restart_and_are_wiped_when_given(tmp_path: Path) -> None:

@@ -173,11 +173,12 @@ async def test_a_party_with_little_memory_gets_smaller_sessions(
 async def test_a_bundle_is_refused_the_second_time(tmp_path: Path) -> None:
     """The querier itself names a bundle again that its own session has used up."""
     async with federation(tmp_path, session={"deal_timeout_s": 0.3}) as (_, members):
-        answer = await _ask(members, 2)
+        await _ask(members, 2)
         await _full(members)
         worker, network = members["p1"].pool.worker, members["asker"].network
         used = next(request["bundle"] for request in worker.requests if request["kind"] == "run")
-        again = members["asker"].start(b"n" * 16, bytes.fromhex(answer.committee.id), used[-16:], 2, 2 * 4 * 8)
+        (sealed,) = members["p1"].desk.book
+        again = members["asker"].start(b"n" * 16, sealed.id, used[-16:], 2, 2 * 4 * 8, terms=sealed.terms)
         stream = await network.open(members["p1"].peer, shares.PROTOCOL, timeout_s=1)
         await stream.send(again)
         await stream.send_bulk(bytes(again.input_bytes))

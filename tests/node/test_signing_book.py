@@ -59,7 +59,7 @@ async def test_what_was_signed_is_on_the_disk_when_the_signature_leaves(tmp_path
     shutil.copytree(home, crashed)  # what a process that is killed now would leave
     book.close()
     again = SigningBook(crashed)
-    signed = await again.signed(RECEIPT.session)
+    signed = await again.signed(RECEIPT.committee, RECEIPT.session)
     assert signed is not None
     assert (signed.body, signed.signature) == (RECEIPT.encode(), _signature(RECEIPT))
     assert await _sign(again, replace(RECEIPT, ended_ms=1700)) == RECEIPT.encode()
@@ -101,9 +101,26 @@ async def test_a_body_outlives_its_witness(tmp_path: Path) -> None:
     await _sign(book, RECEIPT)
     await book.prune(2001 + WITNESS_KEPT_MS)
     assert await book.witnesses(RECEIPT.committee, ORDER.session, bytes(16)) is None
-    assert await book.signed(RECEIPT.session) is not None
+    assert await book.signed(RECEIPT.committee, RECEIPT.session) is not None
     await book.prune(2001 + SIGNED_KEPT_MS)
-    assert await book.signed(RECEIPT.session) is None
+    assert await book.signed(RECEIPT.committee, RECEIPT.session) is None
+    book.close()
+
+
+@pytest.mark.trio
+async def test_a_session_id_is_signed_for_once_and_for_ever(tmp_path: Path) -> None:
+    """A querier that uses an id again, in another committee or long after, gets no two signatures of one session."""
+    twin = replace(RECEIPT, committee=bytes(32), serial=bytes(16))
+    book = SigningBook(tmp_path)
+    await _sign(book, RECEIPT)
+    assert await _sign(book, twin) is None
+    assert await book.signed(twin.committee, twin.session) is None
+    await book.prune(2001 + SIGNED_KEPT_MS)
+    book.close()
+
+    book = SigningBook(tmp_path)
+    assert await _sign(book, twin) is None
+    assert await _sign(book, replace(RECEIPT, ended_ms=1700)) is None
     book.close()
 
 

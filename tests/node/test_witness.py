@@ -16,7 +16,7 @@ from finode.node.signer import eligible_parties, is_signature, objection
 from finode.node.witness import DealerWitness, PartyWitness, QuerierWitness, Sealing, Witness
 from finode.wire.committee import ModelTerm, Reveal, RewardTerms, Scheme, Terms, Vote
 from finode.wire.cosigning import Ending, Report
-from finode.wire.receipts import Order, Outcome, Receipt, Work
+from finode.wire.receipts import Agreed, Order, Outcome, Receipt, Work
 from finode.wire.shares import Fault, StartSession, Verdict
 from finode.wire.signed import Signed, co_sign, sign
 
@@ -59,8 +59,16 @@ TERMS = Terms(
     nonce=bytes(16),
 )
 SEALING = Sealing(terms=TERMS, sealed=b"s" * 32)
-ORDER = Order(session=b"i" * 16, committee=TERMS.committee_id(), serial=b"b" * 16, count=3, created_ms=NOW_MS)
+ORDER = Order(
+    session=b"i" * 16,
+    committee=TERMS.committee_id(),
+    serial=b"b" * 16,
+    count=3,
+    created_ms=NOW_MS,
+    agreed=Agreed.by(TERMS).hash,
+)
 SIGNED_ORDER = sign(QUERIER, ORDER)
+SPECTRAL = replace(TERMS, vote=Vote.SPECTRAL)
 LOST = Verdict(culprit=P2.peer_id, round=4, fault=Fault.PEER_LOST, detail="the wire was cut")
 SHOWN = replace(LOST, detail="")
 DEALT = DealerWitness(
@@ -209,6 +217,8 @@ def test_an_order_must_be_the_queriers_and_the_one_that_was_given() -> None:
     assert _objections(ANSWERED, second).keys() == EVERYBODY - {"dealer"}
     larger = sign(QUERIER, replace(ORDER, count=5))
     assert objection(SEALING, [DEALT], replace(ANSWERED, count=5), larger) == "the bundle was dealt for 4 inputs"
+    other_terms = sign(QUERIER, replace(ORDER, agreed=bytes(32)))
+    assert objection(SEALING, [DEALT], ANSWERED, other_terms) == "its order is not of what the terms say"
 
 
 def test_a_node_with_two_roles_objects_in_either() -> None:
@@ -284,7 +294,12 @@ def test_an_order_that_fits_its_session() -> None:
         (sign(QUERIER, replace(ORDER, serial=bytes(16))), TERMS),
         (sign(QUERIER, replace(ORDER, count=5)), TERMS),
         (sign(QUERIER, replace(ORDER, count=2)), TERMS),  # a batch of 2 would do: half of this one would be unpaid
-        (SIGNED_ORDER, replace(TERMS, vote=Vote.SPECTRAL)),  # no padding where rows depend on each other
+        (
+            sign(QUERIER, replace(ORDER, agreed=Agreed.by(SPECTRAL).hash)),
+            SPECTRAL,
+        ),  # rows depend on each other: no padding
+        (SIGNED_ORDER, replace(TERMS, vote=Vote.HARD)),  # the order is of other terms
+        (SIGNED_ORDER, replace(TERMS, rewards=replace(REWARDS, price=REWARDS.price + 1))),
         (sign(QUERIER, replace(ORDER, created_ms=TERMS.expires_ms + 2 * CLOCK_SKEW_MS)), TERMS),
         (sign(QUERIER, replace(ORDER, created_ms=TERMS.created_ms - 2 * CLOCK_SKEW_MS)), TERMS),
     ],

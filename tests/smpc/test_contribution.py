@@ -63,7 +63,7 @@ class Session:
 
     @property
     def output(self) -> Output:
-        return sharing.reconstruct(self.committee.program, self.answer.values)
+        return sharing.reconstruct(self.committee.program, self.answer.values, self.count)
 
     @property
     def sums(self) -> list[bytes]:
@@ -185,6 +185,22 @@ def test_padding_is_not_counted(count: int, parties: int) -> None:
 
     check(session, probabilities(makers, x))
     assert [len(share) for share in session.ballots] == [ballot_bytes(3, 10, count)] * parties
+
+
+@pytest.mark.parametrize("reveal", ["probabilities", "top1", "label"])
+def test_padding_is_not_answered(reveal: str) -> None:
+    """A querier pays for `count` inputs: what it puts into the rest of the batch must tell it nothing."""
+    makers, x = mixed(), inputs(4)
+    program = models.program_of(makers, batch=4, parties=3, reveal=reveal, statistics=True)
+
+    session = run(program, makers, x, 3)
+    whole = run(program, makers, x)
+
+    shown = opened(session.answer.values).reshape(4, -1)
+    assert not shown[3].any()
+    assert np.abs(shown[:3] - opened(whole.answer.values).reshape(4, -1)[:3]).max() <= 64
+    for share in session.answer.values:  # zeros in the sum alone
+        assert np.frombuffer(share, dtype="<i8").reshape(4, -1)[3].all()
 
 
 @pytest.mark.parametrize("vote", ["soft", "hard", "spectral"])

@@ -271,7 +271,14 @@ def test_the_whole_demo_agrees_with_plaintext() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["holds"] is True
-    first, second = found["queries"]
+    settlement = found["settlement"]
+    assert settlement["equal"] is True
+    assert settlement["late"]["digest"] == settlement["books"][0]["digest"] == settlement["rewards"]["digest"]
+    assert len(settlement["books"]) == 6
+    assert settlement["rewards"]["pending"] == 0
+    assert settlement["rewards"]["paid_in"] == settlement["rewards"]["paid_out"] > 0
+    assert all(not receipt["withheld"] for receipt in settlement["receipts"])
+    first, second, _ = found["queries"]
     assert first["agreement"]["questions"] == 32
     assert first["committee"]["id"] == second["committee"]["id"]
     assert second["timings"]["deployment_s"] < first["timings"]["deployment_s"]

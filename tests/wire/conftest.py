@@ -99,7 +99,7 @@ ACCEPT = committee.Accept(committee=TERMS.committee_id(), peer=FIRST.peer_id, ho
 ID16, ID32 = bytes(range(16)), bytes(range(32))
 VERDICT = shares.Verdict(culprit=FIRST.peer_id, round=3, fault=shares.Fault.TIMEOUT, detail="no frame")
 USE = receipts.ModelUse(version=ID32, owner=OWNER.peer_id, deployment=ID32)
-ORDER = receipts.Order(session=ID16, committee=TERMS.committee_id(), serial=ID16, count=2, created_ms=1500)
+ORDER = receipts.Order(session=ID16, committee=TERMS.committee_id(), serial=ID16, count=2, created_ms=1500, agreed=ID32)
 RECEIPT = receipts.Receipt(
     federation="test",
     session=ID16,

@@ -28,7 +28,7 @@ from finode.smpc.plaintext import run_plaintext
 from finode.smpc.plan import Plan
 from finode.smpc.randomness import fresh_seed, subkey
 from finode.smpc.weights import split
-from finode.smpc.zero import check_zero_keys, zero_share
+from finode.smpc.zero import check_zero_keys, shown_share
 
 RUN_MEMORY_FACTOR = 4
 """A run takes the tuple of an operator, its operands, what is opened, and a copy of some of it."""
@@ -112,13 +112,16 @@ class CryptenEngine:
     ) -> ThreadRun:
         """Run the program; the value is this party's share of the output, as bytes. See `engine.Engine.run`.
 
-        There are no statistics, so `count` changes nothing.
+        There are no statistics.
         """
         if not isinstance(prepared, PreparedCrypten):
             raise LocalError("the bundle was prepared by another engine")
         program, party_index = prepared.program, prepared.party_index
         parties = program.parties
         check_zero_keys(zero_keys, party_index, parties)
+        count = program.batch if count is None else count
+        if not 1 <= count <= program.batch:
+            raise LocalError(f"{count} true inputs in a batch of {program.batch}")
         if len(memoryview(input_share).cast("B")) != sharing.input_bytes(program.plans[0].input_shape, program.batch):
             raise InputError(f"the input share has {len(input_share)} bytes, which is not what the program takes")
         query = ring.from_bytes(input_share, (program.batch, *program.plans[0].input_shape))
@@ -130,9 +133,9 @@ class CryptenEngine:
         def body(link: Link) -> bytes:
             communicator = RoundCommunicator(party_index, parties, link.exchange, link.transcript)
             with running(Party(communicator, provider, generators, program.fractional_bits)):
-                output = execution.compute(program, weights, query).reshape(-1)
+                output = execution.compute(program, weights, query).reshape(program.batch, -1)
             provider.finish()
-            return ring.to_bytes(output + zero_share(zero_keys, party_index, output.numel()))
+            return ring.to_bytes(shown_share(output, count, zero_keys, party_index))
 
         return ThreadRun(body, party_index, parties)
 

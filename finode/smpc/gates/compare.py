@@ -6,8 +6,9 @@ lowest first, at most six bits each. The bit of the borrow is
 
     [k < r'] = lt_3 xor eq_3 * (lt_2 xor eq_2 * (lt_1 xor eq_1 * lt_0))       lt_j = [k_j < r_j], eq_j = [k_j = r_j]
 
-For every digit the dealer XOR-shares one machine word whose bit i is [i < r_j] (a thermometer). Then lt_j is bit k_j
-of it, and eq_j the xor of bits k_j and k_j - 1: both *local*. The products are `Conjunctions`, one round for all.
+For every digit the dealer XOR-shares one machine word whose bit i is [i <= r_j] (a thermometer). Then lt_j is bit
+k_j + 1 of it, or 0 where there is none, and eq_j the xor of lt_j and bit k_j: both *local*, by one shift. The products
+are `Conjunctions`, one round for all.
 
 Source: digit decomposition as in Rabbit [Makri, Rotaru, Vercauteren, Wagh 2021] and one-hot lookup by a public index
 as in one-time truth tables [Ishai, Kushilevitz, Meldgaard, Orlandi, Paskin-Cherniavsky 2013], here with a dealer.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,8 +98,10 @@ class Conjunctions:
 
     def evaluate(self, opened: Tensor, material: ConjunctionMaterial, first: bool) -> list[Tensor]:
         """Return the XOR share of each term from the opened m (inputs first). Local."""
-        one = torch.full_like(opened[:1], 1 if first else 0)
-        stack = torch.cat((one, material.masks, material.products))
+        # Eight bits of a row are one byte here: 2^|term| rows of a term are read, and folded.
+        inputs = _packed(opened)
+        ones = _packed(torch.ones_like(opened[:1]))
+        stack = torch.cat((ones if first else ones ^ ones, _packed(material.masks), _packed(material.products)))
         results = []
         for term, rows in zip(self.terms, self._rows_at(stack.device), strict=True):
             # Row s holds the share of the product of mu over the literals in s. Each literal in turn, from the last,
@@ -105,9 +109,9 @@ class Conjunctions:
             folded = stack[rows]
             for literal in reversed(term):
                 half = len(folded) // 2
-                public = opened[literal.index] ^ 1 if literal.negated else opened[literal.index]
-                folded = (folded[:half] & public) ^ folded[half:]
-            results.append(folded[0])
+                public = inputs[literal.index]
+                folded = (folded[:half] & (public ^ ones[0] if literal.negated else public)) ^ folded[half:]
+            results.append(_unpacked(folded[0], opened[0]))
         return results
 
     def _rows_at(self, device: torch.device) -> list[Tensor]:
@@ -161,7 +165,7 @@ class Sign:
         r = cache(mask)
 
         def thermometer(position: int, width: int) -> Tensor:
-            return (1 << ring.digit(r(), position, width)) - 1
+            return (2 << ring.digit(r(), position, width)) - 1  # all ones for 63: 2^64 wraps to zero
 
         return SignMaterial(
             [
@@ -176,11 +180,12 @@ class Sign:
         """Return step 1: the bits to open, under their masks, and the share of what is linear in the sign."""
         less, equal = [], []
         for position, width, word in zip(self.positions, self.widths, material.thermometers, strict=True):
-            index = ring.digit(k, position, width).to(word.dtype)
-            less.append(((word >> index) & 1).to(torch.uint8))
+            index = ring.digit(k, position, width)
+            bits = (word >> index.to(word.dtype)).to(torch.uint8)  # narrow at once: most of the time goes into words
+            # Past the end of a word the shift gives copies of its top bit.
+            less.append((bits >> 1) & (index < (1 << width) - 1))
             if position:
-                one_hot = (word ^ (word << 1)) ^ (1 if first else 0)
-                equal.append(((one_hot >> index) & 1).to(torch.uint8))
+                equal.append((bits & 1) ^ less[-1])
         linear = less[-1] ^ material.top
         if first:
             linear = linear ^ ring.digit(k, self.bits, 1).to(torch.uint8)
@@ -200,3 +205,17 @@ class Sign:
 def sign_of(bits: int) -> Sign:
     """Return the comparison of values |x| < 2^bits; its tables of terms are made once."""
     return Sign(bits)
+
+
+def _packed(rows: Tensor) -> Tensor:
+    """Return rows of bits with eight bits to a byte; those of another device than the processor as they are."""
+    if not rows.is_cpu:
+        return rows
+    return torch.from_numpy(np.packbits(rows.flatten(1).numpy(), axis=1, bitorder="little"))
+
+
+def _unpacked(row: Tensor, like: Tensor) -> Tensor:
+    """Return the bits of a row of `_packed`, in the shape of `like`."""
+    if not row.is_cpu:
+        return row
+    return torch.from_numpy(np.unpackbits(row.numpy(), count=like.numel(), bitorder="little")).view(like.shape)

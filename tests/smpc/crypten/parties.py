@@ -57,7 +57,7 @@ class Committee:
         engine, own = CryptenEngine(), self.arguments[party] | changes
         holding = engine.hold(self.program, party, own["constants"], own["mask_seeds"], own["weight_shares"])
         prepared = engine.prepare(self.program, party, holding, own["bundle_seed"], own["corrections"])
-        return engine.run(prepared, own["input_share"], own["zero_keys"])
+        return engine.run(prepared, own["input_share"], own["zero_keys"], count=own.get("count"))
 
     def runs(self) -> list[ThreadRun]:
         return [self.run(party) for party in range(self.program.parties)]

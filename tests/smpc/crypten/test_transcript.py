@@ -73,6 +73,19 @@ def test_a_program_ends_with_one_transcript_at_all_parties(parties: int) -> None
     assert all(done.rest is None for done in finished)
 
 
+@pytest.mark.slow
+def test_padding_is_not_answered() -> None:
+    makers = [models.mlp(1)]
+    committee = committee_of(models.program_of(makers, batch=2), makers, np.full((2, 1, 8, 8), 0.5))
+
+    finished = carry([committee.run(party, count=1) for party in range(committee.program.parties)]).finished
+
+    shares = [np.frombuffer(done.value, dtype="<i8").reshape(2, -1) for done in finished]
+    shown = sum(shares[1:], start=shares[0])
+    assert shown[0].any()
+    assert not shown[1].any()
+
+
 def test_statistics_and_feedback_are_the_native_engines() -> None:
     program = models.program_of([models.mlp(1)], statistics=True)
 
