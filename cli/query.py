@@ -173,6 +173,7 @@ def _print_answer(answer: Answer) -> None:
             ("dealer", named(committee.dealer)),
             ("owners", "\n".join(map(named, committee.owners))),
             ("engine", answer.engine),
+            ("session", answer.session),
             (
                 "time",
                 f"{timings.total_s:.2f} s: committee {timings.negotiation_s:.2f}, deployment "

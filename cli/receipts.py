@@ -132,7 +132,7 @@ def _print_receipt(receipt: ReceiptView) -> None:
     fields: list[tuple[str, object]] = [
         ("receipt", receipt.id),
         ("session", receipt.session),
-        ("outcome", f"{receipt.outcome}: {receipt.verdict}" if receipt.verdict else receipt.outcome),
+        ("outcome", f"{receipt.outcome}: {_named(receipt.verdict, names)}" if receipt.verdict else receipt.outcome),
         ("service", f"{receipt.service}, {receipt.count} inputs, vote {receipt.vote}, revealed {receipt.reveal}"),
         ("engine", receipt.engine),
         ("ended", f"{time_text(receipt.ended)}, after {seconds_text(receipt.ended - receipt.started)}"),
@@ -162,6 +162,13 @@ def _print_receipt(receipt: ReceiptView) -> None:
         ),
         empty="no models",
     )
+
+
+def _named(verdict: str, names: dict[str, str]) -> str:
+    """Return a verdict with its culprit as people know it."""
+    for peer, organization in names.items():
+        verdict = verdict.replace(peer, short_peer(peer, organization))
+    return verdict
 
 
 def _state(receipt: ReceiptView) -> tuple[str, str]:

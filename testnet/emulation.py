@@ -76,7 +76,7 @@ async def start_emulation(homes: Sequence[NodeHome], links: LinkTable, directory
         state.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write {plan}: {error.strerror}") from None
-    popen = processes.start([sys.executable, "-m", "finode.testnet.relay", str(plan), str(state)], log_path=log)
+    popen = processes.start([sys.executable, "-P", "-m", "finode.testnet.relay", str(plan), str(state)], log_path=log)
     process = ProcessId.of(popen.pid)
     popen.returncode = 0  # it is stopped by its id, like daemons that were detached; Popen would warn of it
     try:

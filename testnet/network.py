@@ -32,7 +32,7 @@ STATE_NAME = "testnet.json"
 LOG_NAME = "log.jsonl"
 READY_TIMEOUT_S = 90.0  # six daemons that warm their workers on two busy cores
 POLL_S = 0.2
-START_COMMAND = (sys.executable, "-m", "finode.cli", "start")
+START_COMMAND = (sys.executable, "-P", "-m", "finode.cli", "start")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,9 @@ with spaces, so that what is read later is no worse than what was seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,22 +137,30 @@ def print_demo(console: Console, result: DemoResult) -> None:
     print_table(
         console,
         "What it took",
-        ("", *(name for name, _ in _costs(first))),
+        ("", *_names(result)),
         [
-            (name, *(value for _, value in _costs(asked)))
-            for name, asked in zip(_names(result), result.queries, strict=True)
+            (costs[0][0], *(value for _, value in costs))
+            for costs in zip(*(_costs(asked) for asked in result.queries), strict=True)
         ],
     )
-    print_settlement(console, result.settlement)
+    alone = {organization: model.accuracy for organization, model in zip(result.owners, federation.models, strict=True)}
+    print_settlement(console, result.settlement, alone)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
     console.print(f"\nThe whole demo: {stages}.", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_settlement(console: Console, settlement: Settlement) -> None:
-    """Print the receipts on every node, whether all books are equal, and why each organization earned what it did."""
+def print_settlement(console: Console, settlement: Settlement, alone: Mapping[str, float]) -> None:
+    """Print the receipts on every node, whether all books are equal, and why each organization earned what it did.
+
+    `alone` is how often each owner's model is right by itself.
+    """
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def say_folded(text: str) -> None:
+        width = console.width if console.is_terminal else sys.maxsize
+        say(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    "))
 
     print_table(
         console,
@@ -178,6 +188,8 @@ def print_settlement(console: Console, settlement: Settlement) -> None:
     late = settlement.late
     same = "has the same books" if settlement.late_equal else f"has OTHER books: {late.receipts} receipts"
     say(f"  {late.organization}, started only now, {same} after {settlement.late_s:.1f} s")
+    if console.is_terminal:
+        say("")
     print_table(
         console,
         "Who paid and who earned, in credits",
@@ -197,8 +209,13 @@ def print_settlement(console: Console, settlement: Settlement) -> None:
     for organization, reasons in settlement.reasons.items():
         for reason in reasons:
             of = f"{reason.receipts} receipts" if reason.receipts > 1 else "1 receipt"
-            say(f"  {organization}: {_credits(reason.amount)} as {reason.role}, {of}, such as: {reason.why}")
-    say("  `finode rewards explain ORGANIZATION` has every amount, and `finode receipts show ID` what it follows from")
+            model = f"; alone its model is right on {_percent(alone[organization])}" if reason.role == "owner" else ""
+            say_folded(
+                f"{organization}: {_credits(reason.amount)} as {reason.role}, {of}, such as: {reason.why}{model}"
+            )
+    say_folded(
+        "`finode rewards explain ORGANIZATION` has every amount, and `finode receipts show ID` what it follows from"
+    )
 
 
 def _books_row(books: Books) -> tuple[str, ...]:

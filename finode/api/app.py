@@ -14,7 +14,7 @@ from finode.api.errors import body_of, status_of
 from finode.api.guard import Guard
 from finode.api.inference import inference_routes
 from finode.api.ledger import ledger_routes
-from finode.errors import FinodeError, LocalError
+from finode.errors import FinodeError, InputError, LocalError
 from finode.node.interface import NodeService
 
 
@@ -42,7 +42,10 @@ def build_app(service: NodeService, *, token: str, max_body_bytes: int, log: Fil
         return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
     async def validation_error(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": f"the request is wrong: {error}"}, 400)
+        # Not str(error): it names files of this machine.
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors())
+        return JSONResponse(body_of(InputError(f"the request is wrong: {wrong}")), 400)
 
     app.add_exception_handler(FinodeError, finode_error)
     app.add_exception_handler(HTTPException, http_error)

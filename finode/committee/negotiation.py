@@ -53,6 +53,13 @@ from finode.wire.signed import Signed, open_signed
 
 NONCE_BYTES = 16
 Random = Callable[[int], bytes]
+_REMEDIES = MappingProxyType(
+    {
+        RefusalReason.OTHER_REWARDS: "write the same [federation] settings on all nodes, this one too, and restart",
+        RefusalReason.NO_CREDIT: "`finode rewards` shows what this organization owes: earn, settle, or agree on "
+        "another [federation] credit_limit; a smaller [querier] quota makes terms cost less",
+    }
+)
 
 
 class State(StrEnum):
@@ -462,10 +469,15 @@ class Negotiation:
         only = refusals[0]
         if len(refusals) == 1 and only.reason is not None:
             return PeerRefused(
-                f"{only}; without it: {error.message}", peer=only.peer, reason=only.reason, hint=error.hint
+                f"{only}; without it: {error.message}", peer=only.peer, reason=only.reason, hint=self._hint(error)
             )
         kind = TooFewParties if isinstance(error, TooFewParties) else CommitteeError
-        return kind(f"{error.message}{self._told()}", hint=error.hint)
+        return kind(f"{error.message}{self._told()}", hint=self._hint(error))
+
+    def _hint(self, error: FinodeError) -> str:
+        """Return what to do about the reasons that members gave; the error's own hint if that says more."""
+        reasons = dict.fromkeys(refusal.reason for refusal in self._replacements.refusals if refusal.reason)
+        return "; ".join(_REMEDIES[reason] for reason in reasons if reason in _REMEDIES) or error.hint
 
     def _fail(self, error: FinodeError, reason: str = "given up") -> list[Action]:
         actions: list[Action] = self._call_off(reason) if self._state in (State.PROPOSED, State.SEALING) else []

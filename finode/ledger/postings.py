@@ -5,7 +5,8 @@ owners' the rest. A part that nobody earned is not charged:
 
     signatures     nothing is paid unless more than half of the parties and the dealer signed; of these, who did not
                    sign is not paid. The querier's signature changes nothing: it signed the order
-    parties        share their part by the rounds that they ran
+    parties        share their part by the rounds that they ran; who did not sign, and the culprit, counts as having
+                   run as many as any: nobody earns more because another failed
     answered       the owners' part by the shares of the models, equal ones or those of the scheme; until they are
                    known it is pending: charged, and paid to nobody yet
     aborted        owners get nothing; parties and dealer get their parts, but for the culprit, and only if at least
@@ -89,6 +90,17 @@ class Bill:
         """The epoch in which the session ended."""
         return self.setting.rewards.epoch_of(self.ended_ms)
 
+    def earns(self, peer: PeerId) -> bool:
+        """Whether a party or the dealer is paid, if work is paid at all."""
+        return peer in self.signers and peer != self.culprit
+
+    def counted_rounds(self) -> tuple[int, ...]:
+        """Return the rounds that the parties' part is shared by, as if who is not paid had run as many as any."""
+        most = max(self.rounds)
+        return tuple(
+            [ran if self.earns(peer) else most for peer, ran in zip(self.setting.parties, self.rounds, strict=True)]
+        )
+
     def votes(self) -> int:
         """Return how many of the parties and the dealer signed."""
         return len(self.signers.intersection(self.setting.parties)) + (self.setting.dealer in self.signers)
@@ -129,7 +141,7 @@ def bill_of(verified: VerifiedReceipt, setting: Setting) -> Bill:
 
 def settle(bill: Bill, shares: Sequence[int] | None) -> Settlement:
     """Return the amounts of a bill. `shares` are its models' parts of `WHOLE`; None while they are not known."""
-    setting, signers = bill.setting, bill.signers
+    setting = bill.setting
     rewards = setting.rewards
     pot = bill.pot
     if not pot or 2 * bill.votes() <= len(setting.parties) + 1:
@@ -138,11 +150,11 @@ def settle(bill: Bill, shares: Sequence[int] | None) -> Settlement:
     postings: list[tuple[PeerId, AccountRole, int]] = []
     charged = pending = 0
     if bill.answered or any(bill.rounds):
-        for peer, amount in zip(setting.parties, apportion(of_parties, bill.rounds), strict=True):
-            if amount and peer in signers and peer != bill.culprit:
+        for peer, amount in zip(setting.parties, apportion(of_parties, bill.counted_rounds()), strict=True):
+            if amount and bill.earns(peer):
                 postings.append((peer, AccountRole.PARTY, amount))
                 charged += amount
-        if of_dealer and setting.dealer in signers and setting.dealer != bill.culprit:
+        if of_dealer and bill.earns(setting.dealer):
             postings.append((setting.dealer, AccountRole.DEALER, of_dealer))
             charged += of_dealer
     if bill.answered:

@@ -24,11 +24,12 @@ def reason(bill: Bill, role: AccountRole, settlement: Settlement, amount: int, s
                 text += f"; {settlement.pending} of it pending for the owners"
             return text
         case AccountRole.PARTY:
-            return f"{rewards.parties} of 1000 of {pot}, shared by rounds: {', '.join(map(str, bill.rounds))}"
+            return f"{rewards.parties} of 1000 of {pot}, shared by rounds: {', '.join(map(str, bill.counted_rounds()))}"
         case AccountRole.DEALER:
             return f"{rewards.dealer} of 1000 of {pot}, for the bundle"
         case AccountRole.OWNER:
-            part = f"{rewards.owners} of 1000 of {pot}, {len(setting.models)} models"
+            models = f"{len(setting.models)} models" if len(setting.models) > 1 else "1 model"
+            part = f"{rewards.owners} of 1000 of {pot}, {models}"
             if samples:
                 whole = sum(paid for _, to, paid in settlement.postings if to is AccountRole.OWNER)
                 share = f"{100 * amount / whole:.1f} %" if whole else "nothing"

@@ -61,7 +61,10 @@ def _vote_of(request: QueryRequest, config: Config, vote: Vote) -> dict[str, Any
     if engine == CRYPTEN and vote not in (Vote.SOFT, Vote.HARD):
         raise InputError(f"the engine {engine} has no {vote} vote", hint=f"ask with the engine {NATIVE}")
     if (request.weights is not None) != (vote is Vote.WEIGHTED):
-        raise InputError(f"a {vote} vote {'needs' if vote is Vote.WEIGHTED else 'takes no'} weights")
+        raise InputError(
+            f"a {vote} vote {'needs' if vote is Vote.WEIGHTED else 'takes no'} weights",
+            hint="`finode query --vote weighted --weights NAME=W,...` gives each organization one",
+        )
     if vote is not Vote.AUGMENTED:
         if request.copies is not None or request.gamma is not None:
             raise InputError(f"a {vote} vote takes no copies and no gamma", hint="they belong to the vote augmented")

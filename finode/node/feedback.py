@@ -89,14 +89,22 @@ class AskedSessions:
             self._asked.popitem(last=False)
 
     def of(self, prefix: str) -> tuple[bytes, tuple[AskedSession, ...]]:
-        """Return the query whose id begins with `prefix`; raise `InputError` for none or several."""
-        found = [query for query in self._asked if query.hex().startswith(prefix.lower())]
+        """Return the query whose id begins with `prefix`, or one session of a query, with the sessions to be labelled.
+
+        The first session of a query may have the query's id: then the query is meant. Raises `InputError` for none or
+        several.
+        """
+        begin = prefix.lower()
+        found = {query: sessions for query, sessions in self._asked.items() if query.hex().startswith(begin)}
+        if not found:
+            every = (asked for sessions in self._asked.values() for asked in sessions)
+            found = {asked.id: (asked,) for asked in every if asked.id.hex().startswith(begin)}
         if len(found) != 1 or not prefix:
             raise InputError(
-                f"{len(found) or 'no'} sessions of this node begin with {prefix!r}",
-                hint="`finode query` prints the session; labels can be given until the node restarts",
+                f"{len(found) or 'none'} of the sessions that this node asked and remembers begin with {prefix!r}",
+                hint="give labels at the node that asked, before it restarts; `finode query` prints the session",
             )
-        return found[0], self._asked[found[0]]
+        return next(iter(found.items()))
 
 
 class FeedbackGiver:

@@ -229,7 +229,7 @@ class WorkerPool:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         descriptor = theirs.fileno()
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "finode.node.worker", str(descriptor), str(self._threads), self._device],
+            [sys.executable, "-P", "-m", "finode.node.worker", str(descriptor), str(self._threads), self._device],
             pass_fds=(descriptor,),
             stdin=subprocess.DEVNULL,
             env=worker_environment(os.environ),

@@ -79,7 +79,10 @@ async def test_what_is_wrong_with_a_request_is_said(node: FakeNode, path: str) -
         response = await http.get(path)
 
     assert response.status_code == 400
-    assert "the request is wrong" in response.json()["error"]
+    body = response.json()
+    assert "the request is wrong" in body["error"]
+    assert ".py" not in body["error"]
+    assert body["code"] == "input-error"
     assert node.asked_of_ledger == []
 
 

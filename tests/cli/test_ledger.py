@@ -124,7 +124,7 @@ def test_a_receipt_is_shown_with_all_that_it_says(home: Path) -> None:
 def test_an_aborted_receipt_says_who_was_at_fault(home: Path) -> None:
     text = fits(run("receipts", "show", ABORTED[:6], "--home", home))
 
-    assert "timeout at round 9" in text
+    assert "timeout at round 9" in " ".join(text.split())
     assert "none: nothing was opened" in text
     assert "not due: the session was aborted" in text
     assert f"withheld by   …{PARTIES[1][-8:]} (Clinic West of the Long Name)" in text

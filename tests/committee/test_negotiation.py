@@ -672,3 +672,19 @@ def test_whatever_peers_answer_it_ends_and_keeps_the_rules(
     else:
         assert isinstance(play.outcome, Failed)
         assert len(play.machine.refusals) > 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [(RefusalReason.NO_CREDIT, "quota"), (RefusalReason.OTHER_REWARDS, "the same [federation] settings on all nodes")],
+)
+def test_where_all_owners_refuse_for_a_reason_its_remedy_is_said(
+    play: Play, reason: RefusalReason, remedy: str
+) -> None:
+    for name in NAMES:
+        play.refuse(name, reason)
+
+    play.run()
+
+    assert isinstance(play.outcome, Failed)
+    assert remedy in play.outcome.error.hint

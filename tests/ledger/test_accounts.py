@@ -91,6 +91,8 @@ def test_nothing_is_paid_unless_more_than_half_signed() -> None:
 def test_an_aborted_session_pays_those_who_were_not_at_fault() -> None:
     at_fault = accounts_of(verified(receipt("a", culprit=PARTIES[1], rounds=(4, 4, 4))))
     assert balances(at_fault) == [-700, 200, 0, 200, 300, 0, 0, 0]
+    silent = accounts_of(verified(receipt("a", culprit=PARTIES[1], rounds=(4, 0, 4))))
+    assert balances(silent) == balances(at_fault)  # nobody earns more because another failed
     dealer = accounts_of(verified(receipt("a", culprit=DEALER, rounds=(4, 4, 4))))
     assert balances(dealer) == [-600, 200, 200, 200, 0, 0, 0, 0]
     before_any_round = accounts_of(verified(receipt("a", culprit=PARTIES[1], rounds=(0, 0, 0))))

@@ -152,7 +152,7 @@ def test_the_report_says_who_served_and_what_it_took(is_terminal: bool) -> None:
 def test_the_report_compares_the_books_of_all_nodes() -> None:
     def printed(found: Settlement) -> str:
         console = Console(file=io.StringIO(), width=160, color_system=None)
-        print_settlement(console, found)
+        print_settlement(console, found, {"North": 0.75})
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
