@@ -113,7 +113,7 @@ def verify(file: Path, as_json: bool) -> int:
 @home_option
 @click.argument("file", type=_file)
 def export(epoch: int | None, force: bool, home: Path | None, file: Path) -> None:
-    """Write the ledger's records, of one epoch or all, to FILE, which `finode receipts verify` reads."""
+    """Write the ledger's records to FILE, for `finode receipts verify`; of one epoch, or all."""
     from finode.client import Client
     from finode.daemon.receipts import require_new, save_export
 

@@ -10,10 +10,10 @@ import pytest
 import structlog
 
 from finode.config import load
-from finode.errors import PeerUnreachable
+from finode.errors import InputError, PeerUnreachable
 from finode.node.ballots import Ballots
 from finode.node.channel import Buffer, Envelope
-from finode.node.feedback import FeedbackTaker
+from finode.node.feedback import AskedSession, AskedSessions, FeedbackTaker
 from tests.node.test_witness import P0, SEALING
 from tests.smpc import models
 
@@ -48,3 +48,16 @@ async def test_a_run_whose_party_is_lost_is_dropped(tmp_path: Path) -> None:
         await taker._run(cast("Any", worker), ballots, b"", {1: cast("Any", LostStream())})
 
     assert worker.posted == [{"kind": "drop", "run": b"feedback" + b"i" * 16}]
+
+
+def test_a_query_is_named_before_one_of_its_sessions() -> None:
+    terms = cast("Any", None)  # not read here
+    first, second = (AskedSession(bytes([byte]) * 16, terms, 3) for byte in (0xAB, 0xCD))
+    asked = AskedSessions()
+    asked.put(first.id, (first, second))
+
+    assert asked.of("ab") == (first.id, (first, second))
+    assert asked.of("CD") == (second.id, (second,))
+    for unknown in ("", "ef"):
+        with pytest.raises(InputError, match="remember"):
+            asked.of(unknown)
