@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from finode.committee.sealed import SealedCommittee
+from finode.errors import FinodeError, SessionAborted
 from finode.identity import PeerId
 from finode.node.batches import joined
+from finode.node.feedback import AskedSession
 from finode.node.interface import CommitteeView, QueryAnswer, Timings, Traffic
 from finode.smpc.engine import Output
 from finode.wire.preprocessing import Dealt
@@ -51,6 +53,21 @@ class Answered:
     dealt: Dealt
     dealt_ahead: bool
     attempts: int = 1
+
+
+def sessions_of(answered: Sequence[Answered]) -> tuple[AskedSession, ...]:
+    """Return what a querier must remember of a query's sessions to give labels later."""
+    return tuple(AskedSession(one.session, one.committee.terms, len(one.output.labels)) for one in answered)
+
+
+def in_the_middle(error: FinodeError, answered: Sequence[Answered], inputs: int) -> SessionAborted:
+    """Return what ended a query of several sessions after some were answered: those are paid for."""
+    done = sum(len(one.output.labels) for one in answered)
+    return SessionAborted(
+        f"{done} of {inputs} inputs were answered, and are charged; then: {error.message}",
+        culprit=getattr(error, "culprit", ""),
+        hint=f"{error.hint}; to keep what was answered, ask in smaller batches".removeprefix("; "),
+    )
 
 
 def answer_of(

@@ -31,6 +31,7 @@ from finode.committee.sealed import SealedCommittee
 from finode.config import Config, Role
 from finode.errors import (
     CommitteeError,
+    FinodeError,
     InputError,
     RemoteError,
     RemoteProtocolError,
@@ -40,13 +41,12 @@ from finode.errors import (
 )
 from finode.identity import PeerId
 from finode.net.interface import Network
-from finode.node.answers import Answered, Clock, answer_of
+from finode.node.answers import Answered, Clock, answer_of, in_the_middle, sessions_of
 from finode.node.augmenting import with_copies
 from finode.node.batches import SharedInput, check_inputs, filled, is_row_wise, session_batch
 from finode.node.choices import COMPUTING, answer_spec, candidates, in_good_standing, wanted_of
 from finode.node.contribution import Contribution
 from finode.node.cosigning import Cosigning
-from finode.node.feedback import AskedSession
 from finode.node.interface import (
     ProgressCallback,
     QueryAnswer,
@@ -171,11 +171,14 @@ class QuerierRole:
         left = request.inputs
         while len(left):
             part = replace(request, inputs=left[: self._config.querier.max_batch])
-            results.append(await self._attempts(part, entry, progress, clock, deadline_s, reasons, bool(results)))
+            try:
+                results.append(await self._attempts(part, entry, progress, clock, deadline_s, reasons, bool(results)))
+            except FinodeError as error:
+                if not results:
+                    raise
+                raise in_the_middle(error, results, len(request.inputs)) from error
             left = left[len(results[-1].output.labels) :]
-        self._contribution.asked(
-            entry.id, tuple(AskedSession(one.session, one.committee.terms, len(one.output.labels)) for one in results)
-        )
+        self._contribution.asked(entry.id, sessions_of(results))
         return answer_of(
             request.service,
             entry.id,

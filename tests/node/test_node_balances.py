@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import trio
 
-from finode.errors import PeerRefused
+from finode.errors import PeerRefused, SessionAborted
 from finode.node.interface import QueryProgress, QueryRequest, RewardsView
 from tests.fakes.federation import Member, federation_of
 from tests.fakes.records import ORGANIZATIONS, QUERIER_KEY, receipt, signed_receipt, statement
@@ -104,3 +104,15 @@ async def test_open_committees_count_against_the_credit_as_well(tmp_path: Path) 
         with pytest.raises(PeerRefused) as caught:
             await asker.query(replace(request, vote="hard"), _no_progress)  # another committee
         assert caught.value.reason == "no-credit"
+
+
+@pytest.mark.trio
+async def test_a_query_that_ends_in_the_middle_says_what_was_answered_and_is_charged(tmp_path: Path) -> None:
+    small = {**LAYOUT, "asker": {**LAYOUT["asker"], "querier": {"max_batch": 2, "quota": 2}}}
+    async with federation_of(tmp_path, small) as (_, members):
+        know_the_records_members(members, querier_is="asker")
+        await members["gamma"].node.keeper.file(signed_receipt(receipt(count=LIMIT // 1000 - 3)))
+        await agreed(members, 1)
+
+        with pytest.raises(SessionAborted, match=r"2 of 4 inputs were answered, and are charged; then: .*no-credit"):
+            await members["asker"].node.query(QueryRequest(service="toy", inputs=np.ones((4, 4))), _no_progress)
