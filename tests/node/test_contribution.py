@@ -89,7 +89,7 @@ async def test_labels_are_counted_without_being_seen(tmp_path: Path) -> None:
             await asker.feedback(answers[0].session, (0, 1))
         with pytest.raises(InputError, match="the classes are 0 to 2"):
             await asker.feedback(answers[0].session, (0, 1, 3))
-        with pytest.raises(InputError, match="no sessions"):
+        with pytest.raises(InputError, match="none of the sessions"):
             await asker.feedback("00", (0, 1, 2))
         view = await asker.feedback(answers[0].session, tuple(int(label) for label in truth[:3]))
         assert (view.count, view.labelled) == (3, 3)
