@@ -114,12 +114,6 @@ class CommitteeBook:
         entry = self._entries.pop(CommitteeId(committee), None)
         return None if entry is None else entry.committee
 
-    def with_member(self, peer: PeerId) -> tuple[SealedCommittee, ...]:
-        """Return the committees in which a peer holds a seat or which it asked for."""
-        return tuple(
-            committee for committee in self if peer in committee.terms.members() or peer == committee.terms.querier
-        )
-
     def drop_expired(self, now_ms: int) -> tuple[SealedCommittee, ...]:
         """Forget the committees that have expired and return them."""
         expired = tuple(committee for committee in self if committee.expired(now_ms))

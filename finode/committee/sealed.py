@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from finode.config import Role
 from finode.errors import BadSignature, MalformedMessage
 from finode.identity import PeerId
 from finode.wire import canonical
@@ -67,10 +66,6 @@ class SealedCommittee:
         """Return the hash of the terms with all acceptances, in the order of their signers."""
         accepts = [(accept.signer, accept.body, accept.signature) for accept in self.accepts]
         return canonical.digest("sealed", canonical.encode([self.terms.encode(), *map(list, sorted(accepts))]))
-
-    def roles_of(self, peer: PeerId) -> frozenset[Role]:
-        """Return the roles that a peer has in the committee; empty for a non-member."""
-        return frozenset(role for member, role, _ in self.terms.seats() if member == peer)
 
     def party_index(self, peer: PeerId) -> int:
         """Return the party index of a peer, -1 if it is no party."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from finode.errors import ConfigError, FinodeError, StorageFull
@@ -56,22 +56,20 @@ def connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     Raises `ConfigError` for a file that is no ledger, is damaged, newer than this program or in use, and
     `StorageFull`. The file is left as it is then.
     """
-    opened: list[sqlite3.Connection] = []
-    with translated(path):
-        try:
-            # SQLite gives its WAL the database's mode, so it must be private before SQLite makes it.
-            with suppress(FileExistsError):
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            for _ in range(2):
-                opened.append(
-                    sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-                )
-            _prepare(opened[0], path)
-        except BaseException:
-            for connection in opened:
-                connection.close()
-            raise
-    return opened[0], opened[1]
+    with translated(path), ExitStack() as stack:
+        # SQLite gives its WAL the database's mode, so it must be private before SQLite makes it.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+        def opened() -> sqlite3.Connection:
+            connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            stack.callback(connection.close)
+            return connection
+
+        writing, reading = opened(), opened()
+        _prepare(writing, path)
+        stack.pop_all()  # they stay open
+    return writing, reading
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

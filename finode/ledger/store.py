@@ -19,7 +19,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,14 +82,13 @@ class Ledger:
         Raises `ConfigError` for a file that is no ledger, is damaged, newer than this program or in use, and
         `StorageFull`. The file is left as it is then.
         """
-        connections = connect(path)
-        try:
+        with ExitStack() as stack:
+            connections = connect(path)
+            for connection in connections:
+                stack.callback(connection.close)
             ledger = cls(path, *connections)
             ledger._load()
-        except BaseException:
-            for connection in connections:
-                connection.close()
-            raise
+            stack.pop_all()  # they stay open with the ledger
         return ledger
 
     def close(self) -> None:
@@ -106,17 +105,12 @@ class Ledger:
         Raises `StorageFull` or `ConfigError` when it cannot be written: then nothing was added.
         """
         with self._write_lock, translated(self.path):
+            added: list[Added] = []
+            changes: list[tuple[RecordKind, bytes | None, bytes]] = []
             self._writing.execute("BEGIN IMMEDIATE")
-            try:
-                added: list[Added] = []
-                changes: list[tuple[RecordKind, bytes | None, bytes]] = []
+            with self._writing:  # commits, or rolls back
                 for record in records:
                     self._add(record, added, changes)
-            except BaseException:
-                if self._writing.in_transaction:  # SQLite has rolled back by itself after some errors
-                    self._writing.execute("ROLLBACK")
-                raise
-            self._writing.execute("COMMIT")
             self._take_note(added, changes)
         return tuple(added)
 

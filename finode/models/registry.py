@@ -253,13 +253,8 @@ class Registry:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            try:
+            with connection:  # commits, or rolls back
                 yield connection
-            except BaseException:
-                if connection.in_transaction:  # SQLite has rolled back by itself after some errors
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
     def _translate(self, error: sqlite3.Error) -> FinodeError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF

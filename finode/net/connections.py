@@ -191,7 +191,7 @@ class Connections:
         except PipeError as error:
             await pipe.reset()
             raise PeerUnreachable(f"{peer} was lost while a stream was opened: {error}", peer=peer) from None
-        except BaseException:
+        except BaseException:  # cancelled, too: a stream that nobody holds must not stay open
             with trio.CancelScope(deadline=trio.current_time() + FAREWELL_S, shield=True):
                 await pipe.reset()
             raise
@@ -213,7 +213,7 @@ class Connections:
         except (NegotiationError, PipeError) as error:
             await pipe.reset()
             raise PeerUnreachable(f"{peer} was lost while a stream was opened: {error}", peer=peer) from None
-        except BaseException:
+        except BaseException:  # cancelled, too: a stream that nobody holds must not stay open
             with trio.CancelScope(deadline=trio.current_time() + FAREWELL_S, shield=True):
                 await pipe.reset()
             raise
@@ -233,7 +233,7 @@ class Connections:
             link = self._make_link(peer, connection, bulk=bulk, dialed=True)
             stream = self._frames(link, pipe, unread)
             await say_hello(stream, _with_purpose(self._hello, bulk))
-        except BaseException:
+        except BaseException:  # cancelled, too: a connection that is not registered must not stay open
             self.spawn(self._drop, connection)
             raise
         self._register(link, connection)

@@ -72,12 +72,8 @@ class ContributionStore:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._writing():
             self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with self._connection:  # commits, or rolls back
                 yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
 
     def add(self, of: DeploymentSet, part: Part, sums: bytes) -> None:
         """Keep this party's share of one session's sums. A session that is here already is not added again, nor to

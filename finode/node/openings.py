@@ -19,6 +19,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import trio
@@ -34,7 +35,7 @@ from finode.node.filing import Filing
 from finode.node.tasks import together
 from finode.smpc.engine import Buffer
 from finode.smpc.noise import epsilon, zcdp
-from finode.smpc.statistics_layout import SCALE_BITS, joint_length, sensitivity, statistics_length
+from finode.smpc.statistics_layout import SCALE_BITS, open_statistics, sensitivity, statistics_length
 from finode.wire.contribution import (
     PROTOCOL,
     SALT_BYTES,
@@ -75,12 +76,7 @@ def statement_of(opening: Opening, shares: Sequence[Buffer]) -> EpochStatement:
     Raises `MalformedMessage` when a sum is out of range, which honest shares never are.
     """
     of = opening.of
-    total = np.zeros(sums_length(of), dtype=np.int64)
-    for share in shares:
-        total += np.frombuffer(share, dtype="<i8")
-    sums = [int(value) for value in total]
-    models, classes = len(of.models), of.classes
-    statement = {
+    statement: dict[str, Any] = {
         "federation": of.federation,
         "kind": of.kind,
         "epoch": opening.epoch,
@@ -88,21 +84,21 @@ def statement_of(opening: Opening, shares: Sequence[Buffer]) -> EpochStatement:
         "parties": of.parties,
         "dealer": of.dealer,
         "vote": of.vote,
-        "classes": classes,
+        "classes": of.classes,
         "sessions": opening.sessions,
         "samples": opening.samples,
         "sigma_milli": of.sigma_milli,
     }
     if of.kind is StatementKind.LABELS:
-        return EpochStatement(**statement, correct=tuple(sums))  # type: ignore[arg-type]
-    joint = joint_length(models, classes)
-    ends = (joint, joint + models * classes, joint + models * classes + models)
+        correct = np.sum([np.frombuffer(share, dtype="<i8") for share in shares], axis=0)
+        return EpochStatement(**statement, correct=tuple(correct.tolist()))
+    sums = open_statistics(len(of.models), of.classes, shares)
     return EpochStatement(
-        **statement,  # type: ignore[arg-type]
-        joint=tuple(sums[: ends[0]]),
-        counts=tuple(sums[ends[0] : ends[1]]),
-        agreement=tuple(sums[ends[1] : ends[2]]),
-        entropy=tuple(sums[ends[2] :]),
+        **statement,
+        joint=() if sums.joint is None else tuple(sums.joint.reshape(-1).tolist()),
+        counts=tuple(sums.labels.reshape(-1).tolist()),
+        agreement=tuple(sums.agreement.tolist()),
+        entropy=tuple(sums.entropy.tolist()),
     )
 
 

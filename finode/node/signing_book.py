@@ -88,12 +88,8 @@ class SigningBook:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with self._connection:  # commits, or rolls back
                 yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise StorageFull(f"cannot write {self._path}: {error}") from None
 

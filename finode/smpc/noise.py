@@ -91,13 +91,6 @@ def zcdp(sigma: float, sensitivity: float) -> float:
     return sensitivity**2 / (2 * sigma**2)
 
 
-def sigma_for(rho: float, sensitivity: float) -> float:
-    """Return the parameter of the noise that gives rho; the inverse of `zcdp`."""
-    if rho <= 0 or sensitivity <= 0:
-        raise InputError(f"a rho of {rho} against a sensitivity of {sensitivity}: both must be above zero")
-    return sensitivity / math.sqrt(2 * rho)
-
-
 def epsilon(rho: float, delta: float) -> float:
     """Return an epsilon for which rho-zCDP is (epsilon, delta)-differentially private [Bun, Steinke 2016, 1.3]."""
     if rho < 0 or not 0 < delta < 1:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +22,9 @@ from finode.daemon.home import init_home
 from finode.identity import Identity
 from finode.net.roster import load_roster
 from finode.node.interface import ProgressCallback, QueryRequest
-from tests.fakes.api import serving_in_thread
 from tests.fakes.node import CLASSES, COMMITTEE, DEALER, OWNER, PARTIES, PEER, SESSION, FakeNode
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in list(os.environ):
-        if name.startswith("FINODE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-@pytest.fixture
-def node() -> FakeNode:
-    return FakeNode()
-
-
-@pytest.fixture
-def home(tmp_path: Path, node: FakeNode) -> Iterator[Path]:
-    """A home on which a daemon (with a fake node) runs."""
-    path = tmp_path / "home"
-    init_home(path, "Clinic South")
-    with serving_in_thread(node) as bound:
-        (path / "api.json").write_text(json.dumps({"url": f"http://{bound}", "pid": os.getpid()}))
-        yield path
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,7 @@ from click.testing import CliRunner, Result
 
 from finode.cli.output import credits_decimals, credits_text, range_text
 from finode.cli.root import finode
-from finode.daemon.home import init_home
 from finode.node.interface import ReceiptView, RewardsView
-from tests.fakes.api import serving_in_thread
 from tests.fakes.node import (
     ABORTED,
     DEALER,
@@ -29,30 +25,6 @@ from tests.fakes.node import (
     receipt_view,
     rewards_view,
 )
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in list(os.environ):
-        if name.startswith("FINODE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-@pytest.fixture
-def node() -> FakeNode:
-    return FakeNode()
-
-
-@pytest.fixture
-def home(tmp_path: Path, node: FakeNode) -> Iterator[Path]:
-    """A home on which a daemon (with a fake node) runs."""
-    path = tmp_path / "home"
-    init_home(path, "Clinic South")
-    with serving_in_thread(node) as bound:
-        (path / "api.json").write_text(json.dumps({"url": f"http://{bound}", "pid": os.getpid()}))
-        yield path
 
 
 def run(*arguments: object) -> Result:

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finode.committee.sealed import SealedCommittee, verify_seal
-from finode.config import Role
 from finode.errors import BadSignature, MalformedMessage, WireError
 from finode.wire.committee import Accept, Dissolve, Seal
 from finode.wire.signed import Signed, sign
@@ -26,7 +25,6 @@ def test_a_complete_seal_is_a_committee(world: World) -> None:
     assert committee.id == terms.committee_id()
     assert committee.holds[world.peer("acme")] == {deployment}
     assert committee.holds[world.peer("beta")] == frozenset()
-    assert committee.roles_of(world.peer("acme")) == {Role.PARTY}
     assert (committee.party_index(world.peer("beta")), committee.party_index(world.peer("corp"))) == (1, -1)
     assert committee.seal().accepts == accepts
     assert (committee.expired(NOW), committee.expired(terms.expires_ms)) == (False, True)
@@ -38,7 +36,6 @@ def test_a_peer_of_several_seats_signs_once(world: World) -> None:
     committee = world.sealed(terms)
 
     assert len(committee.accepts) == 3
-    assert committee.roles_of(world.peer("acme")) == {Role.PARTY, Role.OWNER}
 
 
 @pytest.mark.parametrize("missing", range(4))

@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 
 from finode.errors import InputError
-from finode.smpc.noise import DiscreteGaussian, epsilon, sigma_for, zcdp
+from finode.smpc.noise import DiscreteGaussian, epsilon, zcdp
 
 
 def gaussian(variance: Fraction, seed: int) -> DiscreteGaussian:
@@ -59,7 +59,6 @@ def test_the_system_is_the_source_by_default() -> None:
 
 def test_privacy_by_its_formulas() -> None:
     assert zcdp(10, 1) == pytest.approx(0.005)
-    assert zcdp(sigma_for(0.02, 3.0), 3.0) == pytest.approx(0.02)
     assert epsilon(0.005, 1e-6) == pytest.approx(0.005 + 2 * math.sqrt(0.005 * math.log(1e6)))
     assert epsilon(0, 1e-6) == 0
 
@@ -81,8 +80,6 @@ def test_what_makes_no_noise_is_refused() -> None:
     for sigma, sensitivity in ((0, 1), (1, 0)):
         with pytest.raises(InputError, match="above zero"):
             zcdp(sigma, sensitivity)
-    with pytest.raises(InputError, match="rho of 0"):
-        sigma_for(0, 1)
     for rho, delta in ((-1, 0.5), (1, 0), (1, 1)):
         with pytest.raises(InputError, match="delta"):
             epsilon(rho, delta)
