@@ -54,6 +54,8 @@ from finode.wire.signed import check_co_signature, co_sign
 
 DELTA = 1e-6
 """At which epsilon is stated."""
+DRAW_S = 2e-4
+"""Of a number of noise, on a slow machine; the sums of many models and classes have up to 2^18 of them."""
 LOOK_S = 1.0
 """How often the first party looks whether an epoch ended."""
 GRACE_MS = 1500
@@ -235,12 +237,11 @@ class Openings:
         of = opening.of
         others = of.parties[1:]
         streams: dict[PeerId, Stream] = {}
+        drawn = await self._draw(opening)
         try:
             await together([partial(self._propose, peer, opening, streams) for peer in others])
             salt = secrets.token_bytes(SALT_BYTES)
-            shares = {
-                self._own: self._store.give(opening, scaled(self._noise_of(of.sigma_milli), of), self._clock_ms())
-            }
+            shares = {self._own: self._store.give(opening, lambda _: drawn, self._clock_ms())}
             commit = CommitShare(opening=opening.id, commitment=_commitment(salt, shares[self._own]))
             size = 8 * sums_length(of)
 
@@ -280,10 +281,21 @@ class Openings:
             epsilon=round(stated_epsilon(of), 3) if of.sigma_milli else None,
         )
 
+    async def _draw(self, opening: Opening) -> Sequence[int]:
+        """Return the noise for this node's share, drawn off the event loop; nothing where there is none to draw."""
+        of = opening.of
+        if not of.sigma_milli or self._store.gave(opening):
+            return ()
+        return await trio.to_thread.run_sync(scaled(self._noise_of(of.sigma_milli), of), sums_length(of))
+
+    def _patience_s(self, of: DeploymentSet) -> float:
+        """Return how long another party may take until it is ready: it draws its noise first."""
+        return self._timeout_s + (DRAW_S * sums_length(of) if of.sigma_milli else 0.0)
+
     async def _propose(self, peer: PeerId, opening: Opening, streams: dict[PeerId, Stream]) -> None:
         stream = streams[peer] = await self._network.open(peer, PROTOCOL, timeout_s=self._timeout_s)
         await stream.send(ProposeOpening(opening=opening))
-        reply = await stream.receive(OpeningReady, Failed, timeout_s=self._timeout_s)
+        reply = await stream.receive(OpeningReady, Failed, timeout_s=self._patience_s(opening.of))
         if isinstance(reply, Failed):
             raise PeerRefused(f"{peer} does not open these sums: {reply.verdict.detail}", peer=peer, reason="refused")
         if not isinstance(reply, OpeningReady) or reply.opening != opening.id:
@@ -329,11 +341,12 @@ class Openings:
         if not lacking and not self._store.gave(opening) and (why := self._objection(opening)):
             await self._refuse(stream, opening.id, why)
             return
+        drawn = () if lacking else await self._draw(opening)
         await stream.send(OpeningReady(opening=opening.id, lacking=lacking))
         if lacking:
             return
-        commit = await stream.receive(CommitShare, timeout_s=self._timeout_s)
-        share = self._store.give(opening, scaled(self._noise_of(of.sigma_milli), of), self._clock_ms())
+        commit = await stream.receive(CommitShare, timeout_s=self._patience_s(of))
+        share = self._store.give(opening, lambda _: drawn, self._clock_ms())
         await stream.send_bulk(share)
         shown = await stream.receive(OpenShares, timeout_s=self._timeout_s)
         if commit.opening != opening.id or shown.opening != opening.id:
