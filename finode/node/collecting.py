@@ -249,7 +249,8 @@ class Collector:
 
     async def _decided_by(self, collection: _Collection, talk: _Talk, body: bytes) -> bytes | None:
         """Ask an earlier party to sign, and return the body that it signed if it can be signed here too."""
-        reply = await talk.ask(AskSignature(body=body, order=collection.witness.order, signatures=()), Signature)
+        ask = AskSignature(receipt=SignedReceipt(body=body, order=collection.witness.order, signatures=()))
+        reply = await talk.ask(ask, Signature)
         if reply is None:
             return None
         theirs = reply.body or body
@@ -285,8 +286,7 @@ class Collector:
         return reports
 
     async def _ask(self, collection: _Collection, talk: _Talk) -> None:
-        ask = AskSignature(body=collection.body, order=collection.witness.order, signatures=collection.given())
-        reply = await talk.ask(ask, Signature)
+        reply = await talk.ask(AskSignature(receipt=collection.signed()), Signature)
         if reply is None:
             return
         if not reply.body and is_signature(collection.body, talk.peer, reply.signature):

@@ -281,30 +281,31 @@ class Cosigning:
         return report
 
     async def _sign(self, peer: PeerId, ask: AskSignature) -> Signature | Decline:
-        receipt = open_body(ask.body, Receipt)
+        asked = ask.receipt
+        receipt = open_body(asked.body, Receipt)
         _expect_party(peer, receipt.parties)
         session = receipt.session
         found = await self._found(receipt.committee, session, receipt.serial)
         if (before := await self._book.signed(receipt.committee, session)) is not None:
             _expect_party(peer, open_body(before.body, Receipt).parties)
-            return _given(session, before, ask.body)
+            return _given(session, before, asked.body)
         if isinstance(found, Decline):
             return found
         sealing, witnesses = found
-        if reason := objection(sealing, witnesses, receipt, ask.order):
+        if reason := objection(sealing, witnesses, receipt, asked.order):
             self._log.warning("a receipt was not signed", session=session.hex(), peer=peer, reason=reason)
             return Decline(session=session, reason=DeclineReason.DISAGREES, detail=reason)
-        if self._own not in receipt.parties and not self._backed(receipt, ask):
+        if self._own not in receipt.parties and not self._backed(receipt, asked):
             return Decline(session=session, reason=DeclineReason.FEW_PARTIES)
         try:
-            signed = await self._signer.sign(receipt, ask.body)
+            signed = await self._signer.sign(receipt, asked.body)
         except StorageFull:
             return Decline(session=session, reason=DeclineReason.STORAGE_FULL)
         if signed is None:
             return Decline(session=session, reason=DeclineReason.DISAGREES, detail="another session was signed for")
-        return _given(session, signed, ask.body)
+        return _given(session, signed, asked.body)
 
-    def _backed(self, receipt: Receipt, ask: AskSignature) -> bool:
+    def _backed(self, receipt: Receipt, asked: SignedReceipt) -> bool:
         """Whether more than half of the parties that are not at fault have signed.
 
         The dealer and the querier cannot judge what was opened: they wait with the signature that they give once until
@@ -313,8 +314,8 @@ class Cosigning:
         eligible = eligible_parties(receipt)
         signed = {
             one.peer
-            for one in ask.signatures
-            if one.peer in eligible and is_signature(ask.body, one.peer, one.signature)
+            for one in asked.signatures
+            if one.peer in eligible and is_signature(asked.body, one.peer, one.signature)
         }
         if 2 * len(signed) > len(eligible):
             return True

@@ -5,7 +5,7 @@ next one after a pause. One stream to every other member, on which it asks:
 
     collector -> member     AskReport                       of a party, the dealer, the querier
     member    -> collector  Report | Decline                once the session has ended there
-    collector -> member     AskSignature(body, order)       the parties first: the dealer and the querier want to see
+    collector -> member     AskSignature(receipt)           the parties first: the dealer and the querier want to see
                                                             that most parties have signed
     member    -> collector  Signature | Decline
     collector -> member     Finished(receipt)               and again when signatures come late
@@ -25,14 +25,11 @@ from finode.wire.message import KIB, Message, check, check_id, register
 from finode.wire.receipts import (
     HASH_BYTES,
     PROTOCOL,
-    CoSignature,
     Receipt,
     SignedReceipt,
     Work,
-    check_ascending,
 )
 from finode.wire.shares import SESSION_ID_BYTES, Verdict
-from finode.wire.signed import Signed
 
 __all__ = [
     "PROTOCOL",
@@ -112,18 +109,12 @@ class Report(Message):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskSignature(Message):
-    """Party -> member: sign this receipt; `signatures` are those given so far."""
+    """Party -> member: sign this receipt, which has the signatures given so far."""
 
     code: ClassVar[int] = 106
-    limit: ClassVar[int] = 80 * KIB
+    limit: ClassVar[int] = 84 * KIB
 
-    body: bytes
-    order: Signed
-    signatures: tuple[CoSignature, ...]
-
-    def __post_init__(self) -> None:
-        check(len(self.body) <= Receipt.limit, "the receipt is too large")
-        check_ascending([one.peer for one in self.signatures], MAX_PARTIES + 2)
+    receipt: SignedReceipt
 
 
 @register

@@ -17,7 +17,7 @@ from finode.ledger.records import VerifiedReceipt
 from finode.node.interface import QueryAnswer, QueryProgress, QueryRequest
 from finode.smpc.crypten import availability
 from finode.wire.cosigning import PROTOCOL, AskReport, AskSignature, Decline, DeclineReason, Report, Signature
-from finode.wire.receipts import CoSignature, Outcome, Receipt
+from finode.wire.receipts import CoSignature, Outcome, Receipt, SignedReceipt
 from finode.wire.shares import Fault
 from finode.wire.signed import co_sign
 from tests.fakes.federation import Member, federation_of, until
@@ -251,7 +251,7 @@ async def test_a_second_body_is_not_signed_and_strangers_are_not_answered(tmp_pa
             CoSignature(peer=member.peer, signature=co_sign(member.identity, other.encode(), Receipt))
             for member in sorted(everyone[:2], key=lambda member: member.peer)
         )
-        ask = AskSignature(body=other.encode(), order=found.signed.order, signatures=backing)
+        ask = AskSignature(receipt=SignedReceipt(body=other.encode(), order=found.signed.order, signatures=backing))
         for member in everyone[1:]:
             stream = await everyone[0].network.open(member.peer, PROTOCOL, timeout_s=2)
             await stream.send(ask)

@@ -232,7 +232,9 @@ EXAMPLES: tuple[Message, ...] = (
         transcript=ID32,
         dealt=(32, 64),
     ),
-    cosigning.AskSignature(body=RECEIPT.encode(), order=sign(QUERIER, ORDER), signatures=CO_SIGNATURES),
+    cosigning.AskSignature(
+        receipt=receipts.SignedReceipt(body=RECEIPT.encode(), order=sign(QUERIER, ORDER), signatures=CO_SIGNATURES)
+    ),
     cosigning.Signature(session=ID16, body=b"", signature=bytes(64)),
     cosigning.Decline(session=ID16, reason=cosigning.DeclineReason.DISAGREES, detail="another transcript"),
     cosigning.Finished(
