@@ -132,6 +132,9 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             "dealer": committee.dealer,
             "owners": committee.owners,
             "organizations": committee.organizations,
+            "left_out": [
+                {"owner": one.owner, "version": one.version, "reason": one.reason} for one in committee.left_out
+            ],
         },
         "timings": {
             "negotiation_s": timings.negotiation_s,
@@ -166,12 +169,14 @@ def _print_answer(answer: Answer) -> None:
     def named(peer: str) -> str:
         return short_peer(peer, committee.organizations.get(peer, ""))
 
+    missing = [f"model {short_hash(one.version)} of {named(one.owner)}: {one.reason}" for one in committee.left_out]
     print_fields(
         [
             ("committee", short_hash(committee.id) + (f", attempt {answer.attempts}" if answer.attempts > 1 else "")),
             ("parties", "\n".join(map(named, committee.parties))),
             ("dealer", named(committee.dealer)),
             ("owners", "\n".join(map(named, committee.owners))),
+            *([("left out", "\n".join(missing))] if missing else []),
             ("engine", answer.engine),
             ("session", answer.session),
             (

@@ -124,6 +124,7 @@ def infer_response(answer: QueryAnswer, wanted: list[str], id: str | None) -> di
             "parties": ",".join(committee.parties),
             "dealer": committee.dealer,
             "owners": ",".join(committee.owners),
+            "left_out": ",".join(dict.fromkeys(one.owner for one in committee.left_out)),
             "engine": answer.engine,
             "attempts": answer.attempts,
             "negotiation_s": timings.negotiation_s,

@@ -5,6 +5,7 @@
     rules.py          what every member checks                                 consent.py: what an owner checks
     membership.py     a member's machine                                       desk.py: all machines of one node
     sealed.py         the sealed committee, a type that is its own proof
+    agreement.py      what a negotiation came to, and which models an answer goes without
     book.py           the sealed committees of a member, and those a querier may use again
 
 The querier; `pump` sends an action's message to its peer and hands back what comes, `Silent` when nothing comes:

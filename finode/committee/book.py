@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from finode.committee.agreement import Agreement
 from finode.committee.policy import Request
 from finode.committee.sealed import SealedCommittee
 from finode.errors import LocalProtocolError, PeerRefused
@@ -137,8 +138,12 @@ class CommitteeBook:
 @dataclass(slots=True)
 class _Reusable:
     request: Request
-    committee: SealedCommittee
+    agreement: Agreement
     left: int
+
+    @property
+    def committee(self) -> SealedCommittee:
+        return self.agreement.committee
 
 
 class QuerierCache:
@@ -155,12 +160,16 @@ class QuerierCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, request: Request, committee: SealedCommittee, batch: int = 0) -> None:
-        """Keep a committee; `batch` inputs of its quota go to the session that it was agreed for."""
-        if all(entry.committee.id != committee.id for entry in self._entries):
-            self._entries.append(_Reusable(request, committee, committee.terms.quota - batch))
+    def __contains__(self, committee: bytes) -> bool:
+        return any(entry.committee.id == committee for entry in self._entries)
 
-    def take(self, request: Request, batch: int, now_ms: int) -> SealedCommittee | None:
+    def put(self, request: Request, agreement: Agreement, batch: int = 0) -> None:
+        """Keep a committee; `batch` inputs of its quota go to the session that it was agreed for."""
+        committee = agreement.committee
+        if all(entry.committee.id != committee.id for entry in self._entries):
+            self._entries.append(_Reusable(request, agreement, committee.terms.quota - batch))
+
+    def take(self, request: Request, batch: int, now_ms: int) -> Agreement | None:
         """Return a committee for one session of `batch` inputs and count them off its quota; None if there is none."""
         self.drop_expired(now_ms)
         for entry in self._entries:
@@ -168,7 +177,7 @@ class QuerierCache:
             lasts = terms.expires_ms - now_ms > self._margin_ms
             if entry.request == request and lasts and batch <= min(terms.max_batch, entry.left):
                 entry.left -= batch
-                return entry.committee
+                return entry.agreement
         return None
 
     def drop(self, committee: bytes) -> SealedCommittee | None:

@@ -459,7 +459,11 @@ class Negotiation:
                     raise
 
     def _told(self) -> str:
-        return "".join(f"; {refusal}" for refusal in self._replacements.refusals)
+        """Return who refused and why, those who said the same in one."""
+        said: dict[str, dict[PeerId, None]] = {}
+        for refusal in self._replacements.refusals:
+            said.setdefault(refusal.words, {})[refusal.peer] = None
+        return "".join(f"; {' and '.join(peers)} {words}" for words, peers in said.items())
 
     def _explained(self, error: FinodeError) -> FinodeError:
         """Return the error of a choice with who refused and why; the refusal itself where it is the only one."""

@@ -34,6 +34,13 @@ RTT_STEP_MS = 5.0
 NO_RTT_MS = 10_000.0
 """Stands in for a round-trip time that was not measured yet: after all measured ones."""
 
+EXCLUDED = "excluded"
+REFUSED = "refused or silent"
+MODEL_REFUSED = "refused by its owner"
+OTHER_SPEC = "with another input or other classes"
+SURPLUS = f"a second offer of the same model, or beyond the {MAX_MODELS} of one committee"
+"""Some of the reasons for which a candidate, or a model, is not taken (`LeftOut.kind`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -125,15 +132,30 @@ class Constraints:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A model of the service that is not asked, and why: what an answer's reader must know to judge it."""
+
+    owner: PeerId
+    version: bytes
+    kind: str
+    detail: str = ""
+
+    @property
+    def reason(self) -> str:
+        """What is known of the reason."""
+        return self.detail or self.kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """A choice that keeps all rules. `conflicting` counts offers left out because their service spec differs,
-    `kept` the models whose deployment all parties keep already."""
+    """A choice that keeps all rules. `left_out` are the other models that are offered for the service, `kept` counts
+    those whose deployment all parties keep already."""
 
     spec: ServiceSpec
     models: tuple[ModelTerm, ...]
     parties: tuple[Candidate, ...]
     dealer: Candidate
-    conflicting: int
+    left_out: tuple[LeftOut, ...]
     kept: int
     vote_weights: tuple[int, ...] = ()
 
@@ -207,13 +229,13 @@ def _hindrance(peer: Candidate, role: Role, request: Request, constraints: Const
     if not organization:
         return "not on the roster"
     if peer.peer in request.exclude or organization in excluded:
-        return "excluded"
+        return EXCLUDED
     if role not in peer.roles:
         return f"not offering the role {role}"
     if not peer.connected:
         return "disconnected"
     if (peer.peer, role) in constraints.out:
-        return "refused or silent"
+        return REFUSED
     if peer.standing < request.minimum_standing:
         return f"of a standing below {request.minimum_standing:g}"
     if role is Role.OWNER:
@@ -238,12 +260,12 @@ def _rank(peer: Candidate, price: int) -> tuple[int, float, int, str]:
 class _Offers:
     spec: ServiceSpec
     models: tuple[ModelTerm, ...]
-    conflicting: int
+    left_out: tuple[LeftOut, ...]
 
 
 def _offers(candidates: Sequence[Candidate], request: Request, constraints: Constraints) -> _Offers:
     """Return the models to ask, raise `UnknownService` or `CommitteeError` where there are none or too few."""
-    tally = _Tally()
+    left_out: list[LeftOut] = []
     offered: list[tuple[Candidate, ServiceSpec, ModelOffer]] = []
     for owner in candidates:
         spec = next((spec for spec in owner.services if spec.name == request.service), None)
@@ -252,37 +274,48 @@ def _offers(candidates: Sequence[Candidate], request: Request, constraints: Cons
             continue
         hindrance = _hindrance(owner, Role.OWNER, request, constraints)
         for offer in offers:
-            if hindrance:
-                tally.reasons[f"by an owner {hindrance}"] += 1
-            elif request.engine not in offer.engines:
-                tally.reasons[f"without the engine {request.engine}"] += 1
-            elif offer.version in constraints.models:
-                tally.reasons["refused by its owner"] += 1
+            kind = hindrance
+            if not kind and request.engine not in offer.engines:
+                kind = f"without the engine {request.engine}"
+            elif not kind and offer.version in constraints.models:
+                kind = MODEL_REFUSED
+            if kind:
+                left_out.append(LeftOut(owner=owner.peer, version=offer.version, kind=kind))
             else:
                 offered.append((owner, spec, offer))
-    if not offered and not tally.reasons:
+    if not offered and not left_out:
         raise UnknownService(
             f"nobody in the federation offers the service {request.service!r}",
             hint="`finode services` lists those that are offered",
         )
-    conflicting = 0
     models: tuple[ModelTerm, ...] = ()
     if offered:
         digest = _majority(offered)
         agreeing = [(owner, spec, offer) for owner, spec, offer in offered if spec.digest() == digest]
-        conflicting = len(offered) - len(agreeing)
         if request.vote is Vote.PRIOR:
             _check_counts(agreeing)
         models = _spread([(owner.peer, offer) for owner, _, offer in agreeing])
-    if conflicting:
-        tally.reasons["with another input or other classes"] += conflicting
+        asked = {(model.owner, model.version) for model in models}
+        left_out += [
+            LeftOut(owner=owner.peer, version=offer.version, kind=OTHER_SPEC if spec.digest() != digest else SURPLUS)
+            for owner, spec, offer in offered
+            if (owner.peer, offer.version) not in asked
+        ]
     if len(models) < max(1, request.min_models):
         raise CommitteeError(
             f"service {request.service!r}: {len(models)} models can be asked, {max(1, request.min_models)} are needed; "
-            f"left out: {tally}",
+            f"left out: {_Tally(Counter(one.kind for one in left_out))}",
             hint="`finode services` lists the offers; min_models in [querier] is the fewest an answer may come from",
         )
-    return _Offers(agreeing[0][1], models, conflicting)
+    return _Offers(agreeing[0][1], models, tuple(left_out))
+
+
+def askable(candidates: Iterable[Candidate], request: Request) -> tuple[ModelTerm, ...]:
+    """Return the models that `choose` would ask, as far as they are for these candidates to give; none if too few."""
+    try:
+        return _offers(sorted(candidates, key=lambda peer: peer.peer), request, Constraints()).models
+    except (CommitteeError, UnknownService):
+        return ()
 
 
 def _vote_weights(models: tuple[ModelTerm, ...], everybody: Sequence[Candidate], request: Request) -> tuple[int, ...]:
@@ -391,7 +424,7 @@ def choose(candidates: Iterable[Candidate], request: Request, constraints: Const
                 models=offers.models,
                 parties=tuple(parties[peer] for peer in seating.parties),
                 dealer=dealers[seating.dealer],
-                conflicting=offers.conflicting,
+                left_out=offers.left_out,
                 kept=kept,
                 vote_weights=_vote_weights(offers.models, everybody, request),
             )

@@ -70,11 +70,18 @@ class Refusal:
     subject: str = ""
     detail: str = ""
 
-    def __str__(self) -> str:
-        if self.reason is None:
-            return f"{self.peer} did not answer" + (f": {self.detail}" if self.detail else "")
+    @property
+    def words(self) -> str:
+        """What the member did, without its name."""
+        told = self.detail.removeprefix(f"{self.peer} ")
+        if self.reason is None and told != self.detail:
+            return told
         subject = f" {self.subject}" if self.subject else ""
-        return f"{self.peer} refused ({self.reason}{subject})" + (f": {self.detail}" if self.detail else "")
+        did = "did not answer" if self.reason is None else f"refused ({self.reason}{subject})"
+        return did + (f": {told}" if told else "")
+
+    def __str__(self) -> str:
+        return f"{self.peer} {self.words}"
 
 
 @dataclass(slots=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from finode.committee.sealed import SealedCommittee
+from finode.committee.agreement import Agreement
 from finode.errors import FinodeError, SessionAborted
 from finode.identity import PeerId
 from finode.node.batches import joined
 from finode.node.feedback import AskedSession
-from finode.node.interface import CommitteeView, QueryAnswer, Timings, Traffic
+from finode.node.interface import CommitteeView, LeftOutView, QueryAnswer, Timings, Traffic
 from finode.smpc.engine import Output
 from finode.wire.preprocessing import Dealt
 from finode.wire.shares import Meter
@@ -47,7 +47,7 @@ class Answered:
     """What one session brought: the answer to the first inputs of those asked about, as many as `output` has."""
 
     session: bytes
-    committee: SealedCommittee
+    agreement: Agreement
     output: Output
     meters: tuple[Meter, ...]
     dealt: Dealt
@@ -57,7 +57,7 @@ class Answered:
 
 def sessions_of(answered: Sequence[Answered]) -> tuple[AskedSession, ...]:
     """Return what a querier must remember of a query's sessions to give labels later."""
-    return tuple(AskedSession(one.session, one.committee.terms, len(one.output.labels)) for one in answered)
+    return tuple(AskedSession(one.session, one.agreement.committee.terms, len(one.output.labels)) for one in answered)
 
 
 def in_the_middle(error: FinodeError, answered: Sequence[Answered], inputs: int) -> SessionAborted:
@@ -73,14 +73,20 @@ def in_the_middle(error: FinodeError, answered: Sequence[Answered], inputs: int)
 def answer_of(
     service: str,
     session: bytes,
-    classes: Sequence[str],
     answered: Sequence[Answered],
     clock: Clock,
     organization_of: Callable[[PeerId], str],
 ) -> QueryAnswer:
-    """Put the answer together; the committee shown is that of the last session."""
-    committee = answered[-1].committee
+    """Put the answer together; the committee shown is that of the last session.
+
+    Raises `SessionAborted` when the service's spec is not the same for all sessions.
+    """
+    agreement = answered[-1].agreement
+    if len({one.agreement.spec.digest() for one in answered}) > 1:
+        raise SessionAborted(f"the service {service!r} changed in the middle of the query", hint="ask again")
+    committee, classes = agreement.committee, agreement.spec.classes
     terms = committee.terms
+    shown = (*terms.members(), terms.querier, *(one.owner for one in agreement.left_out))
     output = joined([part.output for part in answered])
     sent = [[meter.bytes_sent for meter in part.meters] for part in answered]
     dealt = [part.dealt.bytes_sent for part in answered]
@@ -91,13 +97,16 @@ def answer_of(
         label_indices=tuple(int(index) for index in output.labels),
         probabilities=_rows(output.probabilities),
         top=None if output.top is None else tuple(float(value) for value in output.top),
-        classes=tuple(classes),
+        classes=classes,
         committee=CommitteeView(
             id=committee.id.hex(),
             parties=terms.parties,
             dealer=terms.dealer,
             owners=terms.owners(),
-            organizations={peer: organization_of(peer) for peer in (*terms.members(), terms.querier)},
+            organizations={peer: organization_of(peer) for peer in shown},
+            left_out=tuple(
+                LeftOutView(owner=one.owner, version=one.version.hex(), reason=one.reason) for one in agreement.left_out
+            ),
         ),
         timings=clock.timings(
             all(part.dealt_ahead for part in answered),

@@ -48,14 +48,25 @@ class QueryProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutView:
+    """A model of the service that had no vote in an answer, its owner, and why."""
+
+    owner: str
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommitteeView:
-    """A sealed committee. Members are peer ids; `organizations` maps each to its name."""
+    """A sealed committee. Members are peer ids; `organizations` maps each, and the owners of models that were left
+    out, to its name."""
 
     id: str
     parties: tuple[str, ...]
     dealer: str
     owners: tuple[str, ...]
     organizations: dict[str, str]
+    left_out: tuple[LeftOutView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,13 @@ does not answer in time, cannot be reached or breaks the protocol is silent.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
 from finode.committee import negotiation
+from finode.committee.agreement import Agreement
 from finode.committee.negotiation import (
     Cancelled,
     Negotiation,
@@ -106,11 +107,12 @@ async def agree(
     request: Request,
     candidates: Iterable[Candidate],
     *,
+    lost: Mapping[str, str],
     deadline_ms: int,
     answer_timeout_s: float,
     log: FilteringBoundLogger,
-) -> tuple[SealedCommittee, Negotiation]:
-    """Negotiate a committee and return it with the machine, which keeps who refused and why.
+) -> Agreement:
+    """Negotiate a committee; `lost` says why the query goes without some peers already (`Agreement.of`).
 
     Raises `CommitteeError`, `TooFewParties`, `PeerRefused` or `UnknownService`.
     """
@@ -132,7 +134,18 @@ async def agree(
             await talk.close()
     if isinstance(outcome, FinodeError):
         raise outcome
-    return outcome, machine
+    if machine.selection is None:
+        raise LocalError("a committee was sealed that nobody chose")
+    agreement = Agreement.of(outcome, machine.selection, machine.refusals, lost)
+    log.info(
+        "committee sealed",
+        committee=outcome.id.hex()[:12],
+        parties=len(outcome.terms.parties),
+        models=len(outcome.terms.models),
+        left_out=len(agreement.left_out),
+        proposals=machine.attempts,
+    )
+    return agreement
 
 
 async def _call_off(machine: Negotiation, network: Network) -> None:

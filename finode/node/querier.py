@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ import numpy.typing as npt
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from finode.committee.agreement import Agreement
 from finode.committee.book import QuerierCache
 from finode.committee.policy import Candidate, Request
 from finode.committee.sealed import SealedCommittee
@@ -58,7 +59,7 @@ from finode.node.negotiator import agree, dissolve, now_ms
 from finode.node.sessions import Session, SessionTable
 from finode.node.supply import Supply, Ticket
 from finode.node.tasks import together
-from finode.node.verdicts import BLAMELESS, VerdictReached
+from finode.node.verdicts import BLAMELESS, WORDS, VerdictReached
 from finode.smpc import sharing
 from finode.wire.committee import Dissolve
 from finode.wire.directory import ServiceSpec
@@ -119,7 +120,6 @@ class QuerierRole:
         self._negotiating = trio.Lock()
         self._deploying: dict[bytes, trio.Lock] = {}
         self._using: Counter[bytes] = Counter()
-        self._specs: dict[bytes, ServiceSpec] = {}
         self._scopes: dict[bytes, trio.CancelScope] = {}
 
     async def query(self, request: QueryRequest, progress: ProgressCallback) -> QueryAnswer:
@@ -182,7 +182,6 @@ class QuerierRole:
         return answer_of(
             request.service,
             entry.id,
-            self._classes(request.service, results),
             results,
             clock,
             self._network.organization_of,
@@ -198,14 +197,14 @@ class QuerierRole:
         reasons: list[str],
         goes_on: bool,
     ) -> Answered:
-        excluded: frozenset[str] = frozenset()
+        without: dict[str, str] = {}
         attempt, pause_s = 1, BUSY_PAUSE_S
         while True:
-            wanted = wanted_of(request, self._config, self._network.peer_id, self._organization, excluded)
+            wanted = wanted_of(request, self._config, self._network.peer_id, self._organization, frozenset(without))
             try:
                 # A session id is used once: only the query's first session has the query's.
                 session = secrets.token_bytes(SESSION_ID_BYTES) if goes_on or reasons else entry.id
-                result = await self._attempt(request, wanted, entry, session, progress, clock, deadline_s)
+                result = await self._attempt(request, wanted, without, entry, session, progress, clock, deadline_s)
                 return replace(result, attempts=attempt)
             except VerdictReached as error:
                 verdict = error.verdict
@@ -226,7 +225,7 @@ class QuerierRole:
                     continue
                 if hopeless or attempt == MAX_ATTEMPTS:
                     raise
-                excluded = self._blame(verdict, excluded)
+                without |= self._blame(verdict)
                 attempt += 1
             except CommitteeError as error:
                 if not reasons:
@@ -234,18 +233,17 @@ class QuerierRole:
                 why = f"{error.message}; before that: {'; '.join(reasons)}"
                 raise type(error)(why, hint=error.hint) from error
 
-    def _blame(self, verdict: Verdict, excluded: frozenset[str]) -> frozenset[str]:
-        """Return whom the next attempt goes without. A member that forgot the committee is only asked anew."""
+    def _blame(self, verdict: Verdict) -> dict[str, str]:
+        """Return whom the next attempt goes without, and why. A member that forgot the committee is only asked anew."""
         if verdict.fault in (Fault.NOT_SEALED, Fault.QUOTA_USED):
-            return excluded
+            return {}
         culprit = PeerId(verdict.culprit)
         self._cache.drop_member(culprit)
         if verdict.fault not in BLAMELESS:
             points = FAULT_POINTS if verdict.fault in DELIBERATE else MISHAP_POINTS
             self._network.fault(culprit, points, f"ended a session: {verdict.fault}")
-        if verdict.fault in GONE | DELIBERATE:
-            return excluded | {culprit}
-        return excluded | {f"{COMPUTING}{culprit}"}
+        why = f"{WORDS[verdict.fault]} in an earlier attempt"
+        return {culprit if verdict.fault in GONE | DELIBERATE else f"{COMPUTING}{culprit}": why}
 
     def spec(self, service: str) -> ServiceSpec:
         """Return a service's spec as most records state it; raise `UnknownService`."""
@@ -257,16 +255,11 @@ class QuerierRole:
             f"nobody in the federation offers the service {service!r}", hint="`finode services` lists those offered"
         )
 
-    def _classes(self, service: str, results: Sequence[Answered]) -> tuple[str, ...]:
-        digests = {result.committee.terms.service_digest for result in results}
-        if len(digests) > 1:
-            raise SessionAborted(f"the service {service!r} changed in the middle of the query", hint="ask again")
-        return self._specs[digests.pop()].classes
-
     async def _attempt(
         self,
         request: QueryRequest,
         wanted: Request,
+        without: Mapping[str, str],
         entry: Session,
         session: bytes,
         progress: ProgressCallback,
@@ -285,7 +278,8 @@ class QuerierRole:
         began = time.monotonic()
         async with self._negotiating:  # so that equal queries at the same time share one committee
             batch = session_batch(request.vote, len(request.inputs), wanted.max_batch, wanted.copies)
-            committee = await self._committee(wanted, batch, clock, deadline_s)
+            agreement = await self._agreement(wanted, without, batch, clock, deadline_s)
+        committee = agreement.committee
         entry.committee = committee.id
         clock.negotiation_s += time.monotonic() - began
         began = time.monotonic()
@@ -296,37 +290,33 @@ class QuerierRole:
                 async with self._deploying.setdefault(committee.id, trio.Lock()):
                     supply = await self._deploy(committee)
                 clock.deployment_s += time.monotonic() - began
-                return await self._session(committee, supply, session, request, tell, clock)
+                return await self._session(agreement, supply, session, request, tell, clock)
         except VerdictReached as error:
             await self._part(committee, error.verdict)
             raise
 
-    async def _committee(self, wanted: Request, batch: int, clock: Clock, deadline_s: float) -> SealedCommittee:
+    async def _agreement(
+        self, wanted: Request, without: Mapping[str, str], batch: int, clock: Clock, deadline_s: float
+    ) -> Agreement:
+        known = candidates(self._network, self._own_candidate(), wanted.exclude)
         cached = self._cache.take(wanted, batch, now_ms())
-        if cached is not None and in_good_standing(self._network, cached.terms):
-            return cached
         if cached is not None:
-            self._cache.drop(cached.id)
+            if in_good_standing(self._network, cached.committee.terms) and not cached.outdated(known, wanted):
+                return cached
+            self._cache.drop(cached.committee.id)
+            self._nursery.start_soon(self._give_up, cached.committee, "another committee takes its place")
         left_ms = round((deadline_s - (time.monotonic() - clock.began)) * 1000)
-        committee, machine = await agree(
+        agreement = await agree(
             self._network,
             wanted,
-            candidates(self._network, self._own_candidate(), wanted.exclude),
+            known,
+            lost=without,
             deadline_ms=now_ms() + max(left_ms, 1),
             answer_timeout_s=self._config.session.answer_timeout_s,
             log=self._log,
         )
-        self._log.info(
-            "committee sealed",
-            committee=committee.id.hex()[:12],
-            parties=len(committee.terms.parties),
-            models=len(committee.terms.models),
-            proposals=machine.attempts,
-        )
-        if machine.selection is not None:
-            self._specs[committee.terms.service_digest] = machine.selection.spec
-        self._cache.put(wanted, committee, batch)
-        return committee
+        self._cache.put(wanted, agreement, batch)
+        return agreement
 
     async def _part(self, committee: SealedCommittee, verdict: Verdict) -> None:
         """Give up a committee in which a session failed, unless it is only busy or other queries still use it."""
@@ -337,17 +327,16 @@ class QuerierRole:
 
     @contextmanager
     def _use(self, committee: SealedCommittee) -> Iterator[None]:
-        """Count a query that uses a committee; the last one leaves nothing behind of one whose dealer was lost."""
+        """Count a query that uses a committee; the last one leaves nothing behind of one that is not used again."""
         self._using[committee.id] += 1
         try:
             yield
         finally:
             self._using[committee.id] -= 1
-            supply = self._supplies.get(committee.id)
-            if supply is not None and supply.lost is not None:
+            if committee.id in self._supplies and committee.id not in self._cache:
                 self._nursery.start_soon(self._give_up, committee)
 
-    async def _give_up(self, committee: SealedCommittee) -> None:
+    async def _give_up(self, committee: SealedCommittee, reason: str = "a session failed") -> None:
         """Dissolve a committee that no query will use any more, unless one still does."""
         if self._using[committee.id]:
             return
@@ -355,7 +344,7 @@ class QuerierRole:
         self._deploying.pop(committee.id, None)
         if (supply := self._supplies.pop(committee.id, None)) is not None:
             supply.retire()
-        message = Dissolve(committee=committee.id, reason="a session failed")
+        message = Dissolve(committee=committee.id, reason=reason)
         with trio.move_on_after(GOODBYE_TIMEOUT_S):
             await together([partial(dissolve, self._network, peer, message) for peer in committee.terms.members()])
 
@@ -395,7 +384,7 @@ class QuerierRole:
 
     async def _session(
         self,
-        committee: SealedCommittee,
+        agreement: Agreement,
         supply: Supply,
         session: bytes,
         request: QueryRequest,
@@ -403,6 +392,7 @@ class QuerierRole:
         clock: Clock,
     ) -> Answered:
         """Ask about as many of the inputs as the parties have the memory for."""
+        committee = agreement.committee
         copies = committee.terms.copies
         count = min(len(request.inputs), supply.max_batch // (1 + copies))
         if count < len(request.inputs) and not is_row_wise(request.vote):
@@ -419,14 +409,14 @@ class QuerierRole:
         order = self._cosigning.order(committee, session, ticket.serial, count)
         try:
             with supply.in_use(), self._cosigning.asking(committee, order, session):
-                return await self._run(committee, supply, ticket, order, session, request.inputs[:count], tell, clock)
+                return await self._run(agreement, supply, ticket, order, session, request.inputs[:count], tell, clock)
         except BaseException:
             supply.give_up(ticket)
             raise
 
     async def _run(
         self,
-        committee: SealedCommittee,
+        agreement: Agreement,
         supply: Supply,
         ticket: Ticket,
         order: Signed,
@@ -435,8 +425,8 @@ class QuerierRole:
         tell: Callable[..., Awaitable[None]],
         clock: Clock,
     ) -> Answered:
-        terms = committee.terms
-        batch = ticket.batch
+        committee = agreement.committee
+        terms, batch = committee.terms, ticket.batch
         began = time.monotonic()
         outputs: dict[int, bytearray] = {}
         meters: dict[int, Meter] = {}
@@ -446,7 +436,7 @@ class QuerierRole:
         rows = with_copies(
             filled(inputs, spec.answers),
             terms.copies,
-            self._specs[terms.service_digest].input,
+            agreement.spec.input,
             self._config.querier,
             np.random.default_rng(secrets.randbits(128)),
         )
@@ -492,7 +482,7 @@ class QuerierRole:
             raise VerdictReached(verdict) from error
         return Answered(
             session,
-            committee,
+            agreement,
             output,
             tuple(meters[index] for index in sorted(meters)),
             dealt[0],

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from finode import errors
 from finode.api import build_app
 from finode.node.interface import ProgressCallback, QueryRequest
-from tests.fakes.node import CLASSES, COMMITTEE, SESSION, FakeNode
+from tests.fakes.node import CLASSES, COMMITTEE, SESSION, SILENT, FakeNode
 
 LIMIT = 20_000
 
@@ -117,6 +117,7 @@ async def test_infer_answers_with_labels_and_probabilities(node: FakeNode) -> No
     assert outputs["probabilities"]["data"] == [0.1, 0.8, 0.1, 0.1, 0.1, 0.8]
     assert answer["parameters"]["committee"] == COMMITTEE
     assert answer["parameters"]["total_s"] == 1.0
+    assert answer["parameters"]["left_out"] == SILENT
     assert all(isinstance(value, str | int | float | bool) for value in answer["parameters"].values())
     (request,) = node.requests
     assert (request.parties, request.vote, request.reveal, request.deadline_s) == (3, "hard", "probabilities", 5)

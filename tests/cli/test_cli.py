@@ -22,7 +22,7 @@ from finode.daemon.home import init_home
 from finode.identity import Identity
 from finode.net.roster import load_roster
 from finode.node.interface import ProgressCallback, QueryRequest
-from tests.fakes.node import CLASSES, COMMITTEE, DEALER, OWNER, PARTIES, PEER, SESSION, FakeNode
+from tests.fakes.node import CLASSES, COMMITTEE, DEALER, OWNER, PARTIES, PEER, SESSION, SILENT, FakeNode
 
 Run = Callable[..., Result]
 
@@ -355,6 +355,7 @@ def test_query_as_json_follows_the_schema(home: Path, batch: Path, node: FakeNod
     committee = answer["committee"]
     assert (committee["id"], committee["parties"]) == (COMMITTEE, list(PARTIES))
     assert (committee["dealer"], committee["owners"]) == (DEALER, [OWNER])
+    assert committee["left_out"] == [{"owner": SILENT, "version": "5a" * 32, "reason": "did not answer within 5 s"}]
     assert list(answer["timings"]) == ["negotiation_s", "deployment_s", "offline_s", "online_s", "total_s"]
     assert answer["traffic"] == {"rounds": 17, "bytes_sent_per_party": [1000, 1001], "offline_bytes": 5000}
     assert answer["engine"] == "native"
@@ -376,6 +377,7 @@ def test_query_prints_a_table_and_its_progress_elsewhere(home: Path, batch: Path
     fits_80_columns(result)
     for text in ("one", "0.800", f"…{DEALER[-8:]} (Dealer Ltd)", "17 rounds", "1000 B, 1001 B", "4.9 KiB"):
         assert text in result.stdout
+    assert f"model 5a5a5a5a of …{SILENT[-8:]} (Clinic South): did not answer" in " ".join(result.stdout.split())
     lines = result.stderr.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["committee", "deployment", "preprocessing", "rounds"]
 

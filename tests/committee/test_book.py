@@ -6,10 +6,12 @@ import dataclasses
 
 import pytest
 
+from finode.committee.agreement import Agreement
 from finode.committee.book import CommitteeBook, QuerierCache
+from finode.committee.sealed import SealedCommittee
 from finode.errors import LocalProtocolError, PeerRefused
 from finode.wire.committee import RefusalReason
-from tests.committee.conftest import NOW, World
+from tests.committee.conftest import NOW, SERVICE, World
 
 
 def reason_of(refused: pytest.ExceptionInfo[PeerRefused]) -> str:
@@ -106,8 +108,12 @@ def test_committees_are_dropped_by_name_and_by_expiry(world: World) -> None:
     assert len(book) == 0
 
 
+def _agreed(committee: SealedCommittee) -> Agreement:
+    return Agreement(committee, SERVICE)
+
+
 def test_the_cache_reuses_a_committee_for_the_same_request_while_its_quota_lasts(world: World) -> None:
-    cache, request, committee = QuerierCache(), world.request(), world.sealed(quota=100, max_batch=64)
+    cache, request, committee = QuerierCache(), world.request(), _agreed(world.sealed(quota=100, max_batch=64))
     cache.put(request, committee, batch=30)
 
     assert cache.take(request, 64, NOW) is committee
@@ -119,18 +125,18 @@ def test_the_cache_reuses_a_committee_for_the_same_request_while_its_quota_lasts
 @pytest.mark.parametrize("change", [{"parties": 3}, {"vote": "hard"}, {"exclude": frozenset({"acme"})}])
 def test_the_cache_has_nothing_for_another_request(world: World, change: dict[str, object]) -> None:
     cache, request = QuerierCache(), world.request()
-    cache.put(request, world.sealed())
+    cache.put(request, _agreed(world.sealed()))
 
     assert cache.take(dataclasses.replace(request, **change), 1, NOW) is None  # type: ignore[arg-type] # any field
 
 
 def test_the_cache_leaves_out_what_is_about_to_expire(world: World) -> None:
-    cache, request, committee = QuerierCache(margin_ms=5_000), world.request(), world.sealed()
+    cache, request, committee = QuerierCache(margin_ms=5_000), world.request(), _agreed(world.sealed())
     cache.put(request, committee)
 
-    assert cache.take(request, 1, committee.terms.expires_ms - 5_000) is None
-    assert cache.take(request, 1, committee.terms.expires_ms - 5_001) is committee
-    assert cache.take(request, 1, committee.terms.expires_ms) is None
+    assert cache.take(request, 1, committee.committee.terms.expires_ms - 5_000) is None
+    assert cache.take(request, 1, committee.committee.terms.expires_ms - 5_001) is committee
+    assert cache.take(request, 1, committee.committee.terms.expires_ms) is None
     assert len(cache) == 0
 
 
@@ -138,9 +144,11 @@ def test_the_cache_forgets_the_committees_of_a_lost_member(world: World) -> None
     cache, request = QuerierCache(), world.request()
     first, second = world.sealed(), world.sealed(world.terms(owners=("eden",)))
     for committee in (first, second, second):
-        cache.put(request, committee)
+        cache.put(request, _agreed(committee))
 
     assert cache.drop_member(world.peer("eden")) == (second,)
+    assert first.id in cache
+    assert second.id not in cache
     assert cache.drop(first.id) is first
     assert cache.drop(first.id) is None
     assert cache.clear() == ()

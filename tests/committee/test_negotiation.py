@@ -479,7 +479,7 @@ def test_when_nobody_is_left_all_are_named(world: World) -> None:
     assert isinstance(error, TooFewParties)
     assert "refused or silent" in error.message
     for refusal in play.machine.refusals:
-        assert str(refusal) in error.message
+        assert refusal.peer in error.message
     assert play.machine.state is State.FAILED
 
 
@@ -491,7 +491,8 @@ def test_when_no_owner_consents_each_rule_is_told(world: World) -> None:
     error = play.run().error()
 
     assert type(error) is CommitteeError
-    assert str(error).count("query-limit") == len(NAMES)
+    assert str(error).count("query-limit") == 1
+    assert all(world.peer(name) in error.message for name in NAMES)
 
 
 def test_the_only_refusal_is_the_error(world: World) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from finode.committee.matching import seat
 from finode.committee.organizations import organization_key, shared_organization
-from finode.committee.policy import Constraints, Selection, candidate, choose
+from finode.committee.policy import OTHER_SPEC, SURPLUS, Constraints, Selection, candidate, choose
 from finode.config import Role
 from finode.errors import CommitteeError, TooFewParties, UnknownService
 from finode.identity import PeerId
@@ -157,7 +157,7 @@ def test_the_specs_of_most_organizations_count(world: World) -> None:
 
     assert chosen.spec == SERVICE
     assert {world.name(model.owner) for model in chosen.models} == {"acme", "beta"}
-    assert chosen.conflicting == 10
+    assert [one.kind for one in chosen.left_out] == [OTHER_SPEC] * 10
 
 
 def test_a_tie_of_specs_is_broken_the_same_way_by_all(world: World) -> None:
@@ -177,6 +177,8 @@ def test_at_most_64_models_and_every_owner_is_heard(world: World) -> None:
 
     assert len(chosen.models) == 64
     assert {world.name(model.owner) for model in chosen.models} == {"acme", "beta", "corp"}
+    assert {(world.name(one.owner), one.kind) for one in chosen.left_out} == {("acme", SURPLUS)}
+    assert len(chosen.models) + len(chosen.left_out) == sum(len(owner.models) for owner in candidates)
 
 
 def test_one_version_is_asked_once(world: World) -> None:
@@ -232,7 +234,7 @@ def test_too_few_models_says_why(world: World) -> None:
         choose(candidates, world.request(min_models=2), Constraints(out=out, models=refused))
 
     for why in ("without the engine", "with another input", "refused or silent", "refused by its owner"):
-        assert f"1 {why}" in failed.value.message or f"1 by an owner {why}" in failed.value.message
+        assert f"1 {why}" in failed.value.message
 
 
 def test_constraints_are_kept(world: World) -> None:

@@ -236,12 +236,12 @@ class Member:
 
 
 def config_of(home: Path, organization: str, roles: Sequence[str], **sections: dict[str, Any]) -> Config:
-    """Settings of a member with short deadlines."""
-    fast = {"answer_timeout_s": 2.0, "deploy_timeout_s": 4.0, "deal_timeout_s": 4.0, "round_timeout_s": 5.0}
-    fast["cosign_pause_s"] = 0.2
+    """Settings of a member with short deadlines, but none that a busy machine would miss."""
+    deadlines = {"answer_timeout_s": 10.0, "deploy_timeout_s": 10.0, "deal_timeout_s": 10.0, "round_timeout_s": 10.0}
+    deadlines["cosign_pause_s"] = 0.2
     flags: dict[str, dict[str, Any]] = {
         "node": {"organization": organization, "roles": tuple(roles)},
-        "session": fast,
+        "session": deadlines,
         "querier": {"deadline_s": 30.0},
     }
     for name, values in sections.items():

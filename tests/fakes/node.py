@@ -17,6 +17,7 @@ from finode.node.interface import (
     ExplainedView,
     ExplanationView,
     FeedbackView,
+    LeftOutView,
     ModelUseView,
     ModelView,
     OfferView,
@@ -41,6 +42,7 @@ PEER = "12D3KooWFakeFakeFakeFakeFakeFakeFakeFakeFakeNode0000"
 PARTIES = tuple(f"12D3KooWFakeFakeFakeFakeFakeFakeFakeFakeFakeParty{i}00" for i in range(2))
 DEALER = "12D3KooWFakeFakeFakeFakeFakeFakeFakeFakeFakeDealer00"
 OWNER = "12D3KooWFakeFakeFakeFakeFakeFakeFakeFakeFakeOwner000"
+SILENT = "12D3KooWFakeFakeFakeFakeFakeFakeFakeFakeFakeSilent00"
 SESSION = "ab" * 16
 COMMITTEE = "cd" * 32
 CLASSES = ("zero", "one", "two")
@@ -371,7 +373,9 @@ def answer_to(request: QueryRequest) -> QueryAnswer:
                 PARTIES[1]: "Clinic West",
                 DEALER: "Dealer Ltd",
                 OWNER: "Clinic North",
+                SILENT: "Clinic South",
             },
+            left_out=(LeftOutView(owner=SILENT, version="5a" * 32, reason="did not answer within 5 s"),),
         ),
         timings=Timings(negotiation_s=0.1, deployment_s=0.2, offline_s=0.3, online_s=0.4, total_s=1.0),
         traffic=Traffic(rounds=17, bytes_sent_per_party=(1000, 1001), offline_bytes=5000),

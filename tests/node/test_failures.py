@@ -13,9 +13,10 @@ import trio
 import trio.testing
 
 from finode.errors import CommitteeError, PeerUnreachable, SessionAborted, SessionCancelled
+from finode.net.interface import Stream
 from finode.net.memory import MemoryFederation
 from finode.node.interface import QueryAnswer, QueryProgress, QueryRequest
-from finode.wire import preprocessing, shares
+from finode.wire import committee, preprocessing, shares
 from finode.wire.preprocessing import Deal, RequestMasks
 from finode.wire.shares import Failed, Fault, Prepare
 from tests.fakes.federation import Member, federation_of, toy_probabilities, until
@@ -94,7 +95,45 @@ async def test_an_owner_lost_before_it_handed_out_is_left_out(tmp_path: Path) ->
         answer = await _query_and_cut(federation, members, "deployment", lambda: beta)
 
         assert answer.committee.owners == (members["alpha"].peer,)
+        assert [(one.owner, one.reason) for one in answer.committee.left_out] == [
+            (beta, "was lost in an earlier attempt")
+        ]
         _check(answer, [1])
+
+
+@pytest.mark.trio
+async def test_an_owner_that_is_back_has_its_vote_from_the_next_query_on(tmp_path: Path) -> None:
+    async with federation_of(tmp_path, LAYOUT) as (federation, members):
+        asker, beta = members["asker"].node, members["beta"].peer
+        federation.cut(beta)
+        without = await asker.query(QueryRequest(service="toy", inputs=X), _silent)
+        same = await asker.query(QueryRequest(service="toy", inputs=X), _silent)
+        federation.mend(beta)
+        answer = await asker.query(QueryRequest(service="toy", inputs=X), _silent)
+
+    assert [one.reason for one in without.committee.left_out] == ["disconnected"]
+    assert same.committee.id == without.committee.id
+    _check(without, [1])
+    assert answer.committee.left_out == ()
+    _check(answer, [1, 2])
+
+
+@pytest.mark.trio
+async def test_an_owner_that_is_silent_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = LAYOUT | {"asker": {"roles": ["querier"], "session": {"answer_timeout_s": 3.0}}}
+    async with federation_of(tmp_path, layout) as (_, members):
+        beta = members["beta"]
+
+        async def say_nothing(stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        monkeypatch.setitem(beta.network._router._handlers, committee.PROTOCOL, say_nothing)
+        answer = await members["asker"].node.query(QueryRequest(service="toy", inputs=X), _silent)
+
+    assert [(one.owner, one.reason) for one in answer.committee.left_out] == [
+        (beta.peer, "did not answer within 3 s"),
+    ]
+    _check(answer, [1])
 
 
 @pytest.mark.trio

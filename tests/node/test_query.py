@@ -42,13 +42,14 @@ async def test_a_query_gives_the_soft_vote_of_all_models(tmp_path: Path, parties
 
         answer = await members["asker"].node.query(QueryRequest(service="toy", inputs=x, parties=parties), on_progress)
 
+    assert answer.committee.left_out == ()
+    assert len(answer.committee.owners) == 3
     expected = toy_probabilities([1, 2, 3], x)
     assert answer.probabilities is not None
     assert np.abs(np.array(answer.probabilities) - expected).max() < 0.002
     assert answer.label_indices == tuple(expected.argmax(axis=1))
     assert len(answer.committee.parties) == parties
     assert answer.committee.dealer not in answer.committee.parties
-    assert len(answer.committee.owners) == 3
     assert answer.traffic.rounds > 0
     assert all(sent > 0 for sent in answer.traffic.bytes_sent_per_party)
     assert answer.traffic.offline_bytes > 0
@@ -111,13 +112,19 @@ async def test_less_is_revealed_when_less_is_asked(tmp_path: Path, reveal: str) 
 
 
 @pytest.mark.trio
-async def test_an_owner_that_refuses_is_left_out(tmp_path: Path) -> None:
+async def test_an_owner_that_refuses_is_left_out_and_named(tmp_path: Path) -> None:
     layout = LAYOUT | {"beta": LAYOUT["beta"] | {"owner": {"allow_queriers": ("alpha",)}}}
     x = _inputs(3)
     async with federation_of(tmp_path, layout) as (_, members):
         answer = await members["asker"].node.query(QueryRequest(service="toy", inputs=x), _no_progress)
         owners = set(answer.committee.owners)
         assert owners == {members["alpha"].peer, members["gamma"].peer}
+        (missing,) = answer.committee.left_out
+        assert (missing.owner, missing.version) == (members["beta"].peer, members["beta"].models[0].version.hex())
+        assert missing.reason.startswith("refused (querier-not-allowed")
+        assert answer.committee.organizations[missing.owner] == "beta"
+        again = await members["asker"].node.query(QueryRequest(service="toy", inputs=x), _no_progress)
+        assert (again.committee.id, again.committee.left_out) == (answer.committee.id, (missing,))
 
     assert answer.probabilities is not None
     assert np.abs(np.array(answer.probabilities) - toy_probabilities([1, 3], x)).max() < 0.002
