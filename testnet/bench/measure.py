@@ -67,6 +67,8 @@ async def _ask(client: Client, service: str, engine: str, inputs: Floats, check:
     total_s = time.monotonic() - began
     if answer.engine != engine:
         raise ConfigError(f"the answer came from the engine {answer.engine!r}, not from {engine!r}")
+    if missing := answer.committee.left_out:
+        raise FinodeError(f"{len(missing)} of the models had no vote, one of {missing[0].owner}: {missing[0].reason}")
     check(answer)
     return Asked(answer, total_s)
 
