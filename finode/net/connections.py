@@ -176,6 +176,7 @@ class Connections:
         if trio.current_time() - link.heard <= FRESH_HEARTBEATS * self._heartbeat.interval_s:
             return self._frames(link, await self._ask_early(connection, link.peer, protocol), bytearray())
         pipe, unread = await self._ask(connection, link.peer, protocol)
+        pipe.widen()
         return self._frames(link, pipe, unread)
 
     async def _pipe(self, connection: SwarmConn, peer: PeerId) -> StreamPipe:
@@ -186,6 +187,7 @@ class Connections:
 
     async def _ask_early(self, connection: SwarmConn, peer: PeerId, protocol: str) -> EarlyPipe:
         pipe = await self._pipe(connection, peer)
+        pipe.widen()
         try:
             return await EarlyPipe.ask(pipe, protocol)
         except PipeError as error:
@@ -289,6 +291,7 @@ class Connections:
         if link is None and protocol != IDENTIFY:
             raise NegotiationError("no hello was said on its connection")
         if link is not None and self._router.serves(protocol):
+            pipe.widen()
             await self._router.run(protocol, self._frames(link, pipe, unread))
             return
         pipe.unread(unread)

@@ -11,7 +11,9 @@
 
 `StreamPipe` reads and writes one yamux stream without libp2p's detours: writing waits for the window under the caller's
 deadline (libp2p gives up after 5 s); reading takes all that has come, without copying, and grants new window only
-when half of it is used up (libp2p sends a window update for each read, which doubles the frames of a small round trip).
+when half of it is used up (libp2p sends an update for each read, which doubles the frames of a small round trip).
+Yamux starts every stream with 256 KiB, and a larger first frame would wait a round trip for more. So streams between
+nodes that have said hello start with `WINDOW` at both ends, and nothing is sent for it (`StreamPipe.widen`).
 It reaches into names that libp2p calls private; the version is pinned, and `tests/net` runs all of it for real.
 """
 
@@ -44,6 +46,8 @@ STALL_S = 5.0
 """A connection that takes no bytes for so long is dropped: TCP buffers are full and the peer reads nothing."""
 WINDOW = 2 * MIB
 """Bytes that a peer may send on one stream ahead of its reader: 40 ms at 400 Mbit/s without a pause."""
+NARROW_WINDOW = 256 * KIB
+"""Yamux's first window, which the control stream keeps."""
 CHUNK = 65535 - 16 - HEADER_SIZE
 """Payload of one yamux frame, so that it fits one Noise message (libp2p's own frames take two)."""
 STRANGER_BUFFER = 256 * KIB
@@ -175,11 +179,18 @@ class StreamPipe:
         self._stream = stream
         self._conn: Yamux = stream.conn
         self._id: int = stream.stream_id
+        self._window_size = NARROW_WINDOW
         self._ungranted = 0
-        self._granted = False
+
+    def widen(self) -> None:
+        """Take `WINDOW` as the window both ways from here on, as the peer does: a protocol that is served after the
+        hello alone has such streams. Nothing may have been written on it that did not fit into the narrow one."""
+        more, self._window_size = WINDOW - self._window_size, WINDOW
+        self._stream.send_window += more
+        self._stream.recv_window += more
 
     async def read(self) -> bytes | bytearray:
-        if self._ungranted >= (stream_window(self._granted) // 2):
+        if self._ungranted >= self._window_size // 2:
             await self._grant()
         conn = self._conn
         while True:
@@ -197,11 +208,7 @@ class StreamPipe:
                 conn.stream_events[self._id] = trio.Event()
 
     async def _grant(self) -> None:
-        # The first grant also opens the window from yamux's 256 KiB to ours.
         size, self._ungranted = self._ungranted, 0
-        if not self._granted:
-            self._granted = True
-            size += WINDOW - stream_window(False)
         self._stream.recv_window += size
         try:
             await self._stream.send_window_update(size)
@@ -213,7 +220,7 @@ class StreamPipe:
         pieces = [memoryview(part) for part in parts if len(part)]
         try:
             while pieces:
-                space = min(await self._window(), CHUNK)
+                space = min(await self._space(), CHUNK)
                 taken: list[Buffer] = [b""]
                 size = 0
                 while pieces and size < space:
@@ -232,7 +239,7 @@ class StreamPipe:
         except (BaseLibp2pError, OSError) as error:
             raise PipeError(f"the connection was lost ({error})") from None
 
-    async def _window(self) -> int:
+    async def _space(self) -> int:
         # Yamux tells nobody when the window opens, so this looks, ever less often.
         stream, pause = self._stream, _FIRST_POLL_S
         while True:
@@ -262,8 +269,3 @@ class StreamPipe:
             await self._stream.reset()
         except (BaseLibp2pError, OSError):
             return
-
-
-def stream_window(granted: bool) -> int:
-    """Return a stream's receive window: yamux's initial one until the first grant."""
-    return WINDOW if granted else 256 * KIB

@@ -99,6 +99,32 @@ async def test_streams_carry_messages_rounds_and_bulk(open_node: OpenNode, event
         await bulk.close()
 
 
+@pytest.mark.parametrize("heard_lately", [True, False])
+async def test_a_first_large_frame_waits_for_no_window(open_node: OpenNode, heard_lately: bool) -> None:
+    """Both ways: a frame larger than yamux's first window is sent whole while nobody reads."""
+    sent, frame = trio.Event(), bytes(3 * MIB // 2)
+
+    async def send_first(stream: Stream) -> None:
+        with trio.fail_after(10):
+            await stream.send_raw(frame)
+        sent.set()
+        await stream.receive_raw(len(frame), timeout_s=30)
+        await stream.send(Pong(number=1))
+
+    async with open_node(ONE, ROSTER) as one, open_node(TWO, ROSTER, bootstrap=[bootstrap(one)]) as two:
+        one.serve(session.PROTOCOL, send_first)
+        await until(lambda: two._connections.link(ONE.peer_id) is not None, within_s=5)
+        link = two._connections.link(ONE.peer_id)
+        assert link is not None
+        link.heard -= 0.0 if heard_lately else 5.0
+        stream = await two.open(ONE.peer_id, session.PROTOCOL, timeout_s=5)
+        with trio.fail_after(10):
+            await stream.send_raw(frame)
+            await sent.wait()
+        assert await stream.receive_raw(len(frame), timeout_s=10) == frame
+        assert await stream.receive(Pong, timeout_s=10) == Pong(number=1)
+
+
 async def test_many_streams_come_and_go(open_node: OpenNode) -> None:
     async def once(stream: Stream) -> None:
         await stream.send_raw(await stream.receive_raw(100, timeout_s=10))
