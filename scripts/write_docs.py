@@ -440,6 +440,18 @@ def _source_block(path: str) -> Callable[[], str]:
     return lambda: f"```text\n{module_doc(path)}\n```\n"
 
 
+def operators_block() -> str:
+    """Return the ONNX operators that a model may have, in lines of one paragraph."""
+    assigned = {
+        target.id: statement.value
+        for statement in source_of("finode/models/graph.py").body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    return textwrap.fill(", ".join(f"`{name}`" for name in ast.literal_eval(assigned["SUPPORTED"])), width=120)
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "protocols": protocols_block,
     "codes": codes_block,
@@ -457,6 +469,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "export": _source_block("finode/ledger/export.py"),
     "settings": settings_block,
     "plan": _source_block("finode/smpc/plan.py"),
+    "operators": operators_block,
     "role": lambda: enum_section(Role),
     **{module.__name__.rpartition(".")[2]: partial(protocol_block, module) for module in WIRE},
 }
