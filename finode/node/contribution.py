@@ -33,11 +33,12 @@ from finode.wire.contribution import GiveLabels, JoinFeedback, ProposeOpening, S
 from finode.wire.receipts import StatementKind
 
 
-def noise_of(sigma_milli: int) -> Noise:
-    """Return a source of discrete Gaussian noise whose deviation is `sigma_milli` / 1000; zeros for 0."""
+def noise_of(sigma_milli: int, scale_bits: int) -> Noise:
+    """Return a source of discrete Gaussian noise whose deviation is `sigma_milli` / 1000 at scale 2^`scale_bits`;
+    zeros for 0."""
     if not sigma_milli:
         return lambda length: [0] * length
-    return DiscreteGaussian(Fraction(sigma_milli, 1000) ** 2).vector
+    return DiscreteGaussian((Fraction(sigma_milli, 1000) * (1 << scale_bits)) ** 2).vector
 
 
 class Contribution:

@@ -54,6 +54,7 @@ from finode.wire.signed import check_co_signature, co_sign
 
 DELTA = 1e-6
 """At which epsilon is stated."""
+NoiseOf = Callable[[int, int], Noise]
 DRAW_S = 2e-4
 """Of a number of noise, on a slow machine; the sums of many models and classes have up to 2^18 of them."""
 LOOK_S = 1.0
@@ -104,15 +105,14 @@ def statement_of(opening: Opening, shares: Sequence[Buffer]) -> EpochStatement:
     )
 
 
-def scaled(noise: Noise, of: DeploymentSet) -> Noise:
-    """Return noise for a set's sums: of counts as it is, of what stands at scale 2^16 at that scale."""
+def drawn(noise_of: NoiseOf, of: DeploymentSet) -> list[int]:
+    """Return noise for a set's sums: for counts as integers, for what stands at scale 2^16 drawn at that scale.
+
+    Whole numbers moved to that scale would leave the sums' lower bits as they are, for everybody to read.
+    """
     fixed = 0 if of.kind is StatementKind.LABELS else 2 * len(of.models)
-
-    def vector(length: int) -> list[int]:
-        drawn = noise(length)
-        return [*drawn[: length - fixed], *(value << SCALE_BITS for value in drawn[length - fixed :])]
-
-    return vector
+    counts = noise_of(of.sigma_milli, 0)(sums_length(of) - fixed)
+    return [*counts, *noise_of(of.sigma_milli, SCALE_BITS)(fixed)]
 
 
 def _fits(of: DeploymentSet | EpochStatement, receipt: Receipt) -> bool:
@@ -125,7 +125,8 @@ def _fits(of: DeploymentSet | EpochStatement, receipt: Receipt) -> bool:
 
 
 def stated_epsilon(of: DeploymentSet) -> float:
-    """Return the epsilon (at `DELTA`) of what one input may change in a set's opened sums; without noise, infinity.
+    """Return the epsilon (at `DELTA`) of what one input, exchanged for another, may change in a set's opened sums, of
+    which the number of inputs is public; without noise, infinity.
 
     One party's noise alone is counted: the others may know their own. Zero-concentrated privacy adds up over the parts.
     """
@@ -148,7 +149,7 @@ class Openings:
     """Leads, joins and signs openings.
 
     `receipts_of` gives the receipts of a session that the ledger has (several, if somebody made one up under the same
-    id), `noise_of` noise of a deviation (thousandths).
+    id), `noise_of` noise of a deviation (thousandths) at a scale (bits).
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class Openings:
         store: ContributionStore,
         receipts_of: Callable[[bytes], Sequence[Receipt]],
         filing: Filing,
-        noise_of: Callable[[int], Noise],
+        noise_of: NoiseOf,
         clock_ms: Callable[[], int],
         config: Config,
         log: FilteringBoundLogger,
@@ -286,7 +287,7 @@ class Openings:
         of = opening.of
         if not of.sigma_milli or self._store.gave(opening):
             return ()
-        return await trio.to_thread.run_sync(scaled(self._noise_of(of.sigma_milli), of), sums_length(of))
+        return await trio.to_thread.run_sync(drawn, self._noise_of, of)
 
     def _patience_s(self, of: DeploymentSet) -> float:
         """Return how long another party may take until it is ready: it draws its noise first."""

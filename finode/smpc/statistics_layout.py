@@ -144,7 +144,8 @@ def plain_statistics(labels: Elements, final: Elements, probabilities: Floats) -
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """How far one input more or less moves each part of the vector, at most, in Euclidean length and its own units."""
+    """How far one input in another's place moves each part of the vector, at most, in Euclidean length and the part's
+    own units."""
 
     joint: float
     labels: float
@@ -155,8 +156,12 @@ class Sensitivity:
 def sensitivity(models: int) -> Sensitivity:
     """Return what noise on the opened sums is measured against (noise.py).
 
-    An input adds one to one entry of each joint matrix and of each model's labels; of agreement and entropy it has 1 to
-    distribute among the models, at scale 2^16, and what rounding and truncation add (2^8 is far more).
+    The number of inputs is published, so what noise can hide is which they were: neighbours differ in one of them. An
+    input adds one to one entry of each joint matrix and of each model's labels, so an exchange moves two entries; of
+    agreement and entropy it has 1 to distribute among the models, at scale 2^16, and what rounding and truncation add
+    (2^8 is far more), so an exchange moves these by the square root of 2 of that at most.
     """
     one = 2.0**SCALE_BITS + 2.0**8
-    return Sensitivity(math.sqrt(math.comb(models, 2)), math.sqrt(models), one, one)
+    return Sensitivity(
+        math.sqrt(2 * math.comb(models, 2)), math.sqrt(2 * models), math.sqrt(2) * one, math.sqrt(2) * one
+    )

@@ -25,9 +25,11 @@ from finode.ledger.records import verify_statement
 from finode.net.directory import Offer
 from finode.net.interface import Stream
 from finode.net.memory import MemoryFederation
+from finode.node.contribution import noise_of
 from finode.node.contributions import ContributionStore
 from finode.node.filing import Record
-from finode.node.openings import PAUSE_S, Openings, stated_epsilon
+from finode.node.openings import PAUSE_S, Openings, drawn, stated_epsilon, sums_length
+from finode.smpc.statistics_layout import SCALE_BITS
 from finode.wire.committee import Reveal, RewardTerms, Scheme, Vote
 from finode.wire.contribution import PROTOCOL, DeploymentSet, Opening, ProposeOpening, SignStatement
 from finode.wire.receipts import (
@@ -190,7 +192,7 @@ async def world_in(tmp: Path) -> AsyncIterator[World]:
                 store,
                 filed.receipts_of,
                 filed,
-                lambda sigma: lambda length: [sigma // 1000] * length,
+                lambda sigma, bits: lambda length: [(sigma << bits) // 1000] * length,
                 lambda: world.now_ms,
                 config,
                 log,
@@ -426,6 +428,20 @@ async def test_noise_is_in_the_share_and_stays_the_same(tmp_path: Path) -> None:
         statement = verify_statement(signed).statement
         assert statement.counts == tuple(count + 2 * len(PARTIES) for count in (40, 0, 40, 0))
         assert statement.sigma_milli == 2000
+
+
+def test_noise_covers_every_bit_of_a_sum() -> None:
+    of = replace(SET, sigma_milli=1000)
+    draws = np.array([drawn(noise_of, of) for _ in range(200)])
+    fixed = 2 * len(of.models)
+
+    assert draws.shape == (200, sums_length(of))
+    for bit in range(SCALE_BITS):
+        share = (draws[:, -fixed:] >> bit & 1).mean()
+        assert abs(share - 0.5) < 6 * 0.5 / math.sqrt(200 * fixed)
+    counts, scaled = draws[:, :-fixed], draws[:, -fixed:] / 2**SCALE_BITS
+    assert 0.8 < counts.std() < 1.2
+    assert 0.8 < scaled.std() < 1.2
 
 
 def test_the_epsilon_that_is_stated_is_that_of_the_documents() -> None:
