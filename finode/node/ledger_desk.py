@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from finode.errors import InputError
 from finode.identity import PeerId
 from finode.ledger.accounts import Accounts
 from finode.ledger.elements import hash_of, key_of
@@ -45,8 +46,19 @@ class LedgerDesk:
         return view
 
     async def export_receipts(self, epoch: int | None) -> bytes:
-        """Return the ledger, or what belongs to one epoch, as a file: equal bytes on nodes that have the same."""
-        return await trio.to_thread.run_sync(lambda: b"".join(write_entries(exported(self._ledger, epoch))))
+        """Return the ledger, or what belongs to one epoch, as a file: equal bytes on nodes that have the same.
+
+        Raises `InputError` for an epoch of which there is nothing.
+        """
+
+        def file() -> bytes:
+            if epoch is not None and next(iter(self._ledger.records(epoch)), None) is None:
+                raise InputError(
+                    f"the ledger has no records of epoch {epoch}", hint="`finode receipts show ID` says which it is of"
+                )
+            return b"".join(write_entries(exported(self._ledger, epoch)))
+
+        return await trio.to_thread.run_sync(file)
 
     async def rewards(self, epoch: int | None) -> RewardsView:
         """Return the balances of all organizations."""

@@ -120,6 +120,8 @@ async def test_an_export_verifies_and_is_the_same_wherever_the_records_are(tmp_p
             add(ledger, record)
         async with serving(ledger) as (_, desk):
             exports.append((await desk.export_receipts(None), await desk.export_receipts(SECOND.epoch)))
+            with pytest.raises(InputError, match=f"no records of epoch {SECOND.epoch + 1}"):
+                await desk.export_receipts(SECOND.epoch + 1)
         ledger.close()
     assert exports[0] == exports[1]
 
