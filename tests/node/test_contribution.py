@@ -11,9 +11,9 @@ import trio
 import trio.testing
 
 from finode.errors import InputError, PeerRefused
-from finode.ledger.records import VerifiedStatement
+from finode.ledger.records import VerifiedReceipt, VerifiedStatement
 from finode.node.interface import QueryAnswer, QueryProgress, QueryRequest
-from finode.wire.receipts import StatementKind
+from finode.wire.receipts import Outcome, StatementKind
 from tests.fakes.federation import SERVICE, Member, federation_of, toy_plan, toy_weights, until
 
 FAST = {"epoch_s": 1, "min_queries": 6}
@@ -120,9 +120,17 @@ async def test_what_fails_after_an_answer_costs_nobody_the_next(tmp_path: Path) 
             return await handle(header, *rest, **options)
 
         worker.request = request  # type: ignore[method-assign]
-        await _ask(members, INPUTS[:3])
-        await _ask(members, INPUTS[3:])
+        first, second = await _ask(members, INPUTS[:3]), await _ask(members, INPUTS[3:])
 
+        def receipts() -> list[VerifiedReceipt]:
+            filed = members["asker"].filing
+            return [one for answer in (first, second) for one in filed.of(answer.session)]
+
+        everybody = {members[name].peer for name in ("p1", "p2", "d1", "asker")}
+        await until(lambda: [{one.peer for one in found.signed.signatures} for found in receipts()] == [everybody] * 2)
+        assert first.committee.id == second.committee.id
+        assert (first.attempts, second.attempts) == (1, 1)
+        assert [found.receipt.outcome for found in receipts()] == [Outcome.ANSWERED] * 2
         assert members["p2"].node.ballots_kept == 0
 
 
