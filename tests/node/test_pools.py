@@ -19,9 +19,11 @@ from finode.net.memory import MemoryFederation
 from finode.node.interface import QueryAnswer, QueryProgress, QueryRequest
 from finode.node.negotiator import dissolve
 from finode.smpc.engine import Program
+from finode.smpc.native import NativeEngine
 from finode.wire import canonical, preprocessing, shares
 from finode.wire import committee as committee_wire
 from finode.wire.committee import Accepted, Dissolve, Propose, RefusalReason, Refuse
+from finode.wire.message import MIB
 from finode.wire.preprocessing import Deal
 from finode.wire.shares import Failed, Fault, Verdict
 from tests.fakes.federation import Member, federation_of, toy_probabilities, until
@@ -164,8 +166,6 @@ async def test_a_large_query_is_cut_into_sessions_and_answered_as_one(tmp_path: 
 async def test_a_party_with_little_memory_gets_smaller_sessions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finode.smpc.native import NativeEngine
-
     monkeypatch.setattr(NativeEngine, "memory_bytes", lambda engine, program: program.batch * (3 << 20))
     async with federation(tmp_path, party={"session_memory_mb": 16}) as (_, members):
         await _ask(members, 12)
@@ -375,6 +375,45 @@ async def test_a_party_takes_no_more_ahead_than_it_has_room_for(tmp_path: Path) 
         assert _kept(members["p2"]) == 1
         assert (await _ask(members, 2)).timings.dealt_ahead
         assert await _waits_for_nothing(members)
+
+
+def _dealt_program(members: dict[str, Member]) -> Program:
+    request = next(request for request in members["d1"].pool.worker.requests if request["kind"] == "deal")
+    return canonical.decode(request["program"], Program)
+
+
+async def _settled(members: dict[str, Member], count: int) -> None:
+    """Wait until each party keeps so many bundles, and nobody is about to deal or take one more."""
+    await _full(members, count)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert [_kept(members[name]) for name in ("p1", "p2")] == [count, count]
+
+
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_a_dealer_deals_as_much_ahead_as_its_setting_says_and_no_more(tmp_path: Path) -> None:
+    dealer, party = {"pool_bundles": 64, "pool_memory_mb": 1}, {"pool_bundles": 64}
+    async with federation(tmp_path, dealer=dealer, party=party) as (_, members):
+        await _ask(members, 2)
+        fitting = MIB // NativeEngine().correction_bytes(_dealt_program(members))
+        assert 1 < fitting < 64
+        await _settled(members, fitting)
+
+        assert (await _ask(members, 2)).timings.dealt_ahead
+        await _settled(members, fitting)
+
+
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_a_party_keeps_as_much_ahead_as_its_setting_says_and_no_more(tmp_path: Path) -> None:
+    dealer, party = {"pool_bundles": 64}, {"pool_bundles": 64, "pool_memory_mb": 1}
+    async with federation(tmp_path, dealer=dealer, party=party) as (_, members):
+        await _ask(members, 2)
+        fitting = MIB // NativeEngine().memory_bytes(_dealt_program(members))
+        assert 1 < fitting < 64
+        await _settled(members, fitting)
+
+        assert (await _ask(members, 2)).timings.dealt_ahead
 
 
 async def _waits_for_nothing(members: dict[str, Member]) -> bool:
