@@ -78,6 +78,7 @@ class DealerRole:
         self._network = network
         self._pool = pool
         self._pools: dict[bytes, trio.CancelScope] = {}
+        self._serials: dict[bytes, set[bytes]] = {}
         self._space = PoolSpace(config.dealer.pool_memory_mb * MIB)
         self._sessions = sessions
         self._secret = secret.derive("masks")
@@ -101,12 +102,13 @@ class DealerRole:
     async def serve_pool(self, stream: Stream, sealed: SealedCommittee, first: Deal, book: CommitteeBook) -> None:
         """Deal for a committee until its querier closes the stream; a second stream of a committee ends the first."""
         terms, committee = sealed.terms, sealed.id
-        await self.leave(committee)
+        await self._end_pool(committee)
         timeout_s = self._config.session.deploy_timeout_s
         plans = tuple([await self.plans.take(terms.deployment_id(m), m.owner, timeout_s) for m in terms.models])
         maker = BundleMaker(self._network, self._pool, self._secret, terms, plans, self._config)
         dealt = partial(self._cosigning.dealt, sealed)
-        pool = DealerPool(stream, maker, book, self._space, self._sessions, dealt, self._log)
+        serials = self._serials.setdefault(committee, set())
+        pool = DealerPool(stream, maker, book, self._space, self._sessions, serials, dealt, self._log)
         with trio.CancelScope() as scope:
             self._pools[committee] = scope
             try:
@@ -118,11 +120,15 @@ class DealerRole:
             raise PeerRefused("the committee is over", reason=RefusalReason.NOT_SEALED.value)
 
     async def leave(self, committee: bytes) -> None:
-        """End a committee's pool; the parties burn what no session has taken."""
+        """End the pool of a committee that is over; the parties burn what no session has taken."""
+        self._serials.pop(committee, None)
+        await self._end_pool(committee)
+
+    async def _end_pool(self, committee: bytes) -> None:
         if (scope := self._pools.pop(committee, None)) is not None:
             scope.cancel()
             await trio.lowlevel.checkpoint()
 
     def dealing(self) -> tuple[bytes, ...]:
-        """Return the ids of the committees that have a pool here."""
-        return tuple(self._pools)
+        """Return the ids of the committees that were dealt for here and are not over."""
+        return tuple(self._serials)

@@ -35,7 +35,7 @@ from finode.node.tasks import first_failure, together
 from finode.node.verdicts import verdict_of
 from finode.smpc.plan import Plan
 from finode.wire import canonical
-from finode.wire.committee import Terms
+from finode.wire.committee import RefusalReason, Terms
 from finode.wire.preprocessing import PROTOCOL, SERIAL_BYTES, BundleStored, Deal, Dealing, Dealt, OfferBundle, Spent
 from finode.wire.shares import Failed, Phase
 
@@ -43,6 +43,8 @@ MAX_BATCHES = 4
 """Batch sizes of one committee for which bundles are dealt ahead: those asked for last."""
 MAX_ASKED = 64
 """Bundles that one querier asks for at once; more than a node's sessions is misuse."""
+MAX_SERIALS = 65_536
+"""Bundles that one committee may ask for in its life, as their serials are remembered; each costs quota as well."""
 TELL_TIMEOUT_S = 1.0
 """A querier that reads nothing for so long gets no bundles any more; it must not hold up a shutdown."""
 RETRY_S = 5.0
@@ -181,6 +183,7 @@ class DealerPool:
     """Deals for one committee until its querier closes `stream`.
 
     `on_dealt` is told the serial, batch, bytes to each party and seconds of every bundle that all parties have.
+    `serials` are those of all bundles dealt so far, in this pool and in those of the same committee before it.
     """
 
     def __init__(
@@ -190,6 +193,7 @@ class DealerPool:
         book: CommitteeBook,
         space: PoolSpace,
         sessions: SessionTable,
+        serials: set[bytes],
         on_dealt: Callable[[bytes, int, tuple[int, ...], float], None],
         log: FilteringBoundLogger,
     ) -> None:
@@ -208,6 +212,7 @@ class DealerPool:
         self._ahead: dict[bytes, int] = {}
         self._given: dict[bytes, trio.CancelScope] = {}
         self._asked = 0
+        self._serials = serials
         self._changed = trio.Event()
 
     @property
@@ -247,8 +252,6 @@ class DealerPool:
     @contextmanager
     def _until_given_up(self, serial: bytes) -> Iterator[None]:
         """Stop what is done about a bundle when the querier says that it is not needed any more."""
-        if serial in self._given:
-            raise RemoteProtocolError("the same bundle was asked for twice", peer=self._stream.peer)
         with trio.CancelScope() as scope:
             self._given[serial] = scope
             try:
@@ -259,6 +262,12 @@ class DealerPool:
     async def _answer(self, message: Deal) -> None:
         if message.serial in self._ahead:
             raise RemoteProtocolError("a bundle was asked for that is dealt ahead", peer=self._stream.peer)
+        if message.serial in self._serials:
+            # The parties would take a second bundle of one serial for this dealer's fault.
+            raise RemoteProtocolError("the same bundle was asked for twice", peer=self._stream.peer)
+        if len(self._serials) >= MAX_SERIALS:
+            raise PeerRefused("a committee gets no more bundles than that", reason=RefusalReason.QUOTA_USED.value)
+        self._serials.add(message.serial)
         with self._until_given_up(message.serial):
             await self._deal_now(message)
         self._want(message.batch)
@@ -340,6 +349,7 @@ class DealerPool:
                 continue
             serial = secrets.token_bytes(SERIAL_BYTES)
             self._ahead[serial] = batch
+            self._serials.add(serial)
             self._space.used_bytes += self._sizes[batch]
             await self._tell(Dealing(serial=serial, batch=batch))
             try:

@@ -15,11 +15,11 @@ from structlog.typing import FilteringBoundLogger
 
 from finode.committee.sealed import SealedCommittee
 from finode.config import Config, Role
-from finode.errors import FinodeError, LocalProtocolError, PeerRefused, RemoteError, RemoteProtocolError, WorkerDied
+from finode.errors import FinodeError, LocalProtocolError, PeerRefused, RemoteError, RemoteProtocolError
 from finode.identity import PeerId
 from finode.net.interface import Network, Stream
 from finode.node.asked import while_asked
-from finode.node.bundles import BundleShelf, PartyBundle
+from finode.node.bundles import BundleShelf, Fate, PartyBundle
 from finode.node.contribution import Contribution
 from finode.node.cosigning import Cosigning, PartyRecord
 from finode.node.deployment_records import check_signed_deployment
@@ -247,7 +247,7 @@ class PartyRole:
         async def with_worker() -> None:
             await bundle.worker.died.wait()
             # Not the dealer's fault: a session that was to use it must not wait for it and then name the dealer.
-            self._bundles.burn(bundle, WorkerDied("the worker process that kept a bundle ended"))
+            self._bundles.burn(bundle, Fate.WORKER_DIED)
             await bundle.ended.wait()
 
         async with trio.open_nursery() as nursery:
@@ -285,8 +285,9 @@ class PartyRole:
         )
         with place as session, self._cosigning.computing(sealed, start) as record:
             try:
-                lanes.join(start.session)
-                with trio.move_on_after(terms.session_timeout_s) as limit:
+                naming = self._bundles.naming(terms.dealer, start.serial, sealed.id, terms.querier)
+                with naming, trio.move_on_after(terms.session_timeout_s) as limit:
+                    lanes.join(start.session)
                     run = await self._compute(stream, seat, start, session, record)
                     follows = run.outcome.more
                     if follows:
@@ -306,7 +307,6 @@ class PartyRole:
             finally:
                 if not follows:
                     lanes.leave(start.session)
-                self._bundles.burn_of(terms.dealer, start.serial, sealed.id)
 
     async def _tell(self, stream: Stream, seat: PartySeat, session: bytes, verdict: Verdict) -> None:
         lanes = await seat.lanes()
@@ -326,7 +326,9 @@ class PartyRole:
             began = trio.current_time()
             session.phase = Phase.PREPROCESSING
             await self._report(stream, seat, session)
-            bundle = await self._bundles.take(seat.terms.dealer, start.serial, seat.committee, start.batch, timeout_s)
+            bundle = await self._bundles.take(
+                seat.terms.dealer, start.serial, seat.committee, start.batch, seat.terms.querier, timeout_s
+            )
             record.bundle_bytes = bundle.size
             try:
                 waited_s = trio.current_time() - began

@@ -63,7 +63,8 @@ class Masks(Message):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deal(Message):
-    """Make a bundle for `batch` inputs. The querier chose its `serial`, so that it may start the session meanwhile."""
+    """Make a bundle for `batch` inputs. The querier chose its `serial`, so that it may start the session meanwhile; a
+    serial that the committee had before is refused."""
 
     code: ClassVar[int] = 66
 

@@ -185,9 +185,10 @@ class Prepared(Message):
 class StartSession(Message):
     """Querier -> party: run the committee's plans on this share of the input, with the bundle `serial`.
 
-    The parties' bundles fit together by their serial alone; one that has not come yet is waited for. `order` is the
-    querier's signed `Order` of this session, the same to all parties: of the batch, as many inputs are true ones as it
-    counts, more than half of them, and all where rows of the answer depend on each other.
+    The parties' bundles fit together by their serial alone; one that has not come yet is waited for. A serial is one
+    session's, whatever becomes of it: a second that names it is refused at once, as the querier's fault. `order` is
+    the querier's signed `Order` of this session, the same to all parties: of the batch, as many inputs are true ones as
+    it counts, more than half of them, and all where rows of the answer depend on each other.
     """
 
     code: ClassVar[int] = 54

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, cast
 
 import pytest
@@ -11,10 +11,12 @@ from trio.testing import MockClock
 
 from finode.errors import PeerRefused, PeerTimeout, RemoteProtocolError, WorkerDied
 from finode.identity import PeerId
-from finode.node.bundles import MAX_OF_ONE_DEALER, BundleShelf, PartyBundle
+from finode.node import bundles
+from finode.node.bundles import MAX_OF_ONE_DEALER, BundleShelf, Fate, PartyBundle
 
 DEALER = PeerId("dealer")
 OTHER = PeerId("another dealer")
+QUERIER = PeerId("querier")
 COMMITTEE = b"c" * 32
 
 
@@ -33,7 +35,22 @@ def bundle_of(
 
 
 async def _take(shelf: BundleShelf, bundle: PartyBundle) -> PartyBundle:
-    return await shelf.take(bundle.dealer, bundle.serial, COMMITTEE, 4, 5)
+    return await shelf.take(bundle.dealer, bundle.serial, COMMITTEE, 4, QUERIER, 5)
+
+
+async def _is_refused_as_burned(shelf: BundleShelf, bundle: PartyBundle) -> None:
+    """At once, and to nobody's fault: it may have been burned while its session was on its way."""
+    began = trio.current_time()
+    with pytest.raises(PeerRefused, match="burned") as caught:
+        await _take(shelf, bundle)
+    assert (caught.value.peer, caught.value.reason) == ("", "not-sealed")
+    assert trio.current_time() == began
+
+
+def _naming(
+    shelf: BundleShelf, serial: bytes = b"s" * 16, committee: bytes = COMMITTEE
+) -> AbstractContextManager[None]:
+    return shelf.naming(DEALER, serial, committee, QUERIER)
 
 
 @pytest.fixture
@@ -58,13 +75,89 @@ async def test_whoever_is_first_waits_for_the_other(shelf: BundleShelf, autojump
 
 
 @pytest.mark.trio
-async def test_a_bundle_is_taken_once_and_a_late_dealer_is_named(shelf: BundleShelf, autojump_clock: MockClock) -> None:
-    bundle = bundle_of()
-    shelf.put(bundle)
-    await _take(shelf, bundle)
+async def test_a_dealer_that_sends_no_bundle_in_time_is_named(shelf: BundleShelf, autojump_clock: MockClock) -> None:
     with pytest.raises(PeerTimeout, match="no bundle within 5 s") as caught:
-        await _take(shelf, bundle)
+        await _take(shelf, bundle_of())
     assert caught.value.peer == DEALER
+
+
+@pytest.mark.trio
+async def test_a_second_take_is_refused_at_once_and_laid_to_the_querier(
+    shelf: BundleShelf, autojump_clock: MockClock
+) -> None:
+    bundle, waiting = bundle_of(), trio.current_time()
+    with shelf.claim(bundle):
+        shelf.put(bundle)
+        await _take(shelf, bundle)
+        with pytest.raises(RemoteProtocolError, match="another session took") as caught:
+            await _take(shelf, bundle)
+    assert caught.value.peer == QUERIER
+    with pytest.raises(RemoteProtocolError, match="another session took"):
+        await _take(shelf, bundle)
+    assert trio.current_time() == waiting
+
+
+@pytest.mark.trio
+async def test_a_serial_is_one_session_s_before_its_bundle_comes_while_it_is_used_and_afterwards(
+    shelf: BundleShelf, autojump_clock: MockClock
+) -> None:
+    bundle = bundle_of()
+
+    def refused() -> None:
+        with pytest.raises(RemoteProtocolError, match="second session") as caught, _naming(shelf):
+            raise AssertionError
+        assert caught.value.peer == QUERIER
+
+    with _naming(shelf):
+        async with trio.open_nursery() as nursery:
+
+            async def take() -> None:
+                assert await _take(shelf, bundle) is bundle
+
+            nursery.start_soon(take)
+            await trio.sleep(1)
+            refused()
+            shelf.put(bundle)
+            refused()
+        refused()
+    refused()
+    assert not bundle.ended.is_set()  # the refused sessions burned nothing
+    with _naming(shelf, b"t" * 16):
+        pass
+    refused()
+    with _naming(shelf, committee=b"o" * 32):
+        pass
+
+
+def test_a_committee_names_so_many_serials_and_those_of_one_that_is_over_are_forgotten(
+    shelf: BundleShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "REMEMBERED_SERIALS", 2)
+    for serial in (b"1" * 16, b"2" * 16):
+        with _naming(shelf, serial):
+            pass
+    with pytest.raises(PeerRefused, match="2 bundles") as caught, _naming(shelf, b"3" * 16):
+        raise AssertionError
+    assert caught.value.reason == "quota-used"
+    with pytest.raises(RemoteProtocolError), _naming(shelf, b"1" * 16):
+        raise AssertionError
+    with _naming(shelf, b"3" * 16, committee=b"o" * 32):
+        pass
+    shelf.burn_committee(COMMITTEE)
+    assert list(shelf._named) == [b"o" * 32]
+
+
+def test_the_serials_of_offers_that_are_remembered_are_limited(
+    shelf: BundleShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "REMEMBERED_SERIALS", 2)
+    for number in range(4):
+        bundle = bundle_of(bytes([number]) * 16)
+        with shelf.claim(bundle):
+            shelf.put(bundle)
+    assert len(shelf._serials) == 2
+    with pytest.raises(RemoteProtocolError, match="second time"), shelf.claim(bundle_of(bytes([3]) * 16)):
+        raise AssertionError
 
 
 @pytest.mark.trio
@@ -94,10 +187,10 @@ async def test_a_bundle_of_another_committee_or_batch_is_burned(
     bundle = bundle_of()
     shelf.put(bundle)
     with pytest.raises(RemoteProtocolError, match="another committee or batch") as caught:
-        await shelf.take(DEALER, bundle.serial, committee, batch, 5)
+        await shelf.take(DEALER, bundle.serial, committee, batch, QUERIER, 5)
     assert caught.value.peer == DEALER
     assert bundle.ended.is_set()
-    with pytest.raises(PeerTimeout):
+    with pytest.raises(RemoteProtocolError, match="another session took"):
         await _take(shelf, bundle)
 
 
@@ -111,8 +204,7 @@ async def test_a_committee_that_ends_burns_its_bundles_and_no_others(
     assert shelf.burn_committee(COMMITTEE) == 1
     assert ours.ended.is_set()
     assert not theirs.ended.is_set()
-    with pytest.raises(PeerTimeout):
-        await _take(shelf, ours)
+    await _is_refused_as_burned(shelf, ours)
     assert not shelf.burn(ours)
 
 
@@ -122,13 +214,13 @@ async def test_a_session_that_ends_burns_the_bundle_it_named_if_it_is_its_commit
 ) -> None:
     bundle = bundle_of()
     shelf.put(bundle)
-    shelf.burn_of(DEALER, bundle.serial, b"o" * 32)
-    shelf.burn_of(OTHER, bundle.serial, COMMITTEE)
+    with _naming(shelf, committee=b"o" * 32):
+        pass
     assert not bundle.ended.is_set()
-    shelf.burn_of(DEALER, bundle.serial, COMMITTEE)
+    with _naming(shelf):
+        pass
     assert bundle.ended.is_set()
-    with pytest.raises(PeerTimeout):
-        await _take(shelf, bundle)
+    await _is_refused_as_burned(shelf, bundle)
 
 
 @pytest.mark.trio
@@ -139,8 +231,7 @@ async def test_a_bundle_that_nobody_takes_is_burned_with_its_claim(
     with shelf.claim(bundle):
         shelf.put(bundle)
     assert bundle.ended.is_set()
-    with pytest.raises(PeerTimeout):
-        await _take(shelf, bundle)
+    await _is_refused_as_burned(shelf, bundle)
 
 
 @pytest.mark.trio
@@ -149,7 +240,7 @@ async def test_a_bundle_that_was_lost_here_is_not_waited_for_and_not_laid_to_the
 ) -> None:
     bundle = bundle_of()
     shelf.put(bundle)
-    shelf.burn(bundle, WorkerDied("the worker ended"))
+    shelf.burn(bundle, Fate.WORKER_DIED)
     began = trio.current_time()
     with pytest.raises(WorkerDied):
         await _take(shelf, bundle)

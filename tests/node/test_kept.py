@@ -42,7 +42,7 @@ class FakeEngine:
 
 class FakePrepared:
     def __init__(self, corrections: Buffer, pieces: int) -> None:
-        self.corrections = bytes(corrections)
+        self.corrections = corrections
         self.left = pieces
         self.size_bytes = len(corrections)
 

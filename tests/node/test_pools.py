@@ -12,14 +12,20 @@ import pytest
 import trio
 import trio.testing
 
+from finode.committee.sealed import SealedCommittee
 from finode.errors import LocalProtocolError, SessionAborted
+from finode.net.interface import Stream
 from finode.net.memory import MemoryFederation
 from finode.node.interface import QueryAnswer, QueryProgress, QueryRequest
 from finode.node.negotiator import dissolve
 from finode.smpc.engine import Program
-from finode.wire import canonical, shares
-from finode.wire.committee import Dissolve
-from finode.wire.shares import Failed, Fault
+from finode.smpc.native import NativeEngine
+from finode.wire import canonical, preprocessing, shares
+from finode.wire import committee as committee_wire
+from finode.wire.committee import Accepted, Dissolve, Propose, RefusalReason, Refuse
+from finode.wire.message import MIB
+from finode.wire.preprocessing import Deal
+from finode.wire.shares import Failed, Fault, Verdict
 from tests.fakes.federation import Member, federation_of, toy_probabilities, until
 
 LAYOUT: dict[str, dict[str, Any]] = {
@@ -160,8 +166,6 @@ async def test_a_large_query_is_cut_into_sessions_and_answered_as_one(tmp_path: 
 async def test_a_party_with_little_memory_gets_smaller_sessions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finode.smpc.native import NativeEngine
-
     monkeypatch.setattr(NativeEngine, "memory_bytes", lambda engine, program: program.batch * (3 << 20))
     async with federation(tmp_path, party={"session_memory_mb": 16}) as (_, members):
         await _ask(members, 12)
@@ -169,24 +173,114 @@ async def test_a_party_with_little_memory_gets_smaller_sessions(
         assert [view.batch for view in sessions] == [2, 5, 5]
 
 
+async def _begin(members: dict[str, Member], sealed: SealedCommittee, session: bytes, serial: bytes) -> Stream:
+    """Have the querier begin a session of two inputs at p1 alone."""
+    start = members["asker"].start(session, sealed.id, serial, 2, 2 * 4 * 8, terms=sealed.terms)
+    stream = await members["asker"].network.open(members["p1"].peer, shares.PROTOCOL, timeout_s=1)
+    await stream.send(start)
+    await stream.send_bulk(bytes(start.input_bytes))
+    return stream
+
+
+async def _refusal(stream: Stream) -> Verdict:
+    """Long before the time that a party waits for a bundle is over."""
+    with trio.fail_after(5):
+        while not isinstance(reply := await stream.receive(Failed, shares.SessionProgress, timeout_s=5), Failed):
+            pass
+    return reply.verdict
+
+
+def _used(member: Member) -> bytes:
+    """The name at a party of the bundle that its first session used; the serial is its end."""
+    name: bytes = next(request["bundle"] for request in member.pool.worker.requests if request["kind"] == "run")
+    return name
+
+
+@pytest.mark.slow
 @pytest.mark.trio
-async def test_a_bundle_is_refused_the_second_time(tmp_path: Path) -> None:
+async def test_a_bundle_is_refused_the_second_time_at_once_for_the_querier_s_fault(tmp_path: Path) -> None:
     """The querier itself names a bundle again that its own session has used up."""
-    async with federation(tmp_path, session={"deal_timeout_s": 0.3}) as (_, members):
+    async with federation(tmp_path, session={"deal_timeout_s": 60.0}) as (_, members):
         await _ask(members, 2)
         await _full(members)
-        worker, network = members["p1"].pool.worker, members["asker"].network
-        used = next(request["bundle"] for request in worker.requests if request["kind"] == "run")
-        (sealed,) = members["p1"].desk.book
-        again = members["asker"].start(b"n" * 16, sealed.id, used[-16:], 2, 2 * 4 * 8, terms=sealed.terms)
-        stream = await network.open(members["p1"].peer, shares.PROTOCOL, timeout_s=1)
-        await stream.send(again)
-        await stream.send_bulk(bytes(again.input_bytes))
-        while not isinstance(reply := await stream.receive(Failed, shares.SessionProgress, timeout_s=3), Failed):
-            pass
-        assert reply.verdict.fault is Fault.TIMEOUT
+        party, used = members["p1"], _used(members["p1"])
+        (sealed,) = party.desk.book
+
+        verdict = await _refusal(await _begin(members, sealed, b"n" * 16, used[-16:]))
+
+        assert (verdict.culprit, verdict.fault) == (members["asker"].peer, Fault.PROTOCOL)
+        await until(lambda: party.desk.book.seats_in_use == 0)
+        await until(lambda: party.network.states()[members["asker"].peer].standing < 0)
+        assert party.network.states()[members["d1"].peer].standing == 0
         with pytest.raises(LocalProtocolError, match="used, burned, or never came"):
-            await worker.request({"kind": "run", "run": b"r" * 16, "bundle": used, "zero_parties": []}, [b""])
+            await party.pool.worker.request(
+                {"kind": "run", "run": b"r" * 16, "bundle": used, "zero_parties": []}, [b""]
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_of_two_sessions_with_one_serial_the_second_is_refused_while_the_first_waits(tmp_path: Path) -> None:
+    async with federation(tmp_path, session={"deal_timeout_s": 60.0}) as (_, members):
+        await _ask(members, 2)
+        await _full(members)
+        party = members["p1"]
+        (sealed,) = party.desk.book
+        first = await _begin(members, sealed, b"1" * 16, b"s" * 16)
+        await trio.testing.wait_all_tasks_blocked()
+        second = await _begin(members, sealed, b"2" * 16, b"s" * 16)
+
+        verdict = await _refusal(second)
+
+        assert (verdict.culprit, verdict.fault) == (members["asker"].peer, Fault.PROTOCOL)
+        await until(lambda: party.desk.book.seats_in_use == 1)
+        (waiting,) = [view for view in party.node.sessions() if not view.outcome]
+        assert waiting.session == (b"1" * 16).hex()
+        await first.close()
+        await until(lambda: party.desk.book.seats_in_use == 0)
+        assert party.network.states()[members["d1"].peer].standing == 0
+
+
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_a_serial_from_before_a_restart_is_refused_at_once_as_its_committee_is(tmp_path: Path) -> None:
+    """Bundles and committees live in memory, and terms made before a node started are not accepted by it again."""
+    async with federation(tmp_path) as (_, members):
+        await _ask(members, 2)
+        (sealed,) = members["p1"].desk.book
+        serial, identities = _used(members["p1"])[-16:], {name: member.identity for name, member in members.items()}
+    again = {name: {key: value for key, value in what.items() if key != "models"} for name, what in LAYOUT.items()}
+    async with federation_of(tmp_path, again, identities) as (_, members):
+        verdict = await _refusal(await _begin(members, sealed, b"n" * 16, serial))
+        assert (verdict.culprit, verdict.fault) == (members["p1"].peer, Fault.NOT_SEALED)
+
+        stream = await members["asker"].network.open(members["p1"].peer, committee_wire.PROTOCOL, timeout_s=1)
+        await stream.send(Propose(terms=sealed.terms))
+        refused = await stream.receive(Accepted, Refuse, timeout_s=5)
+        assert isinstance(refused, Refuse)
+        assert refused.reason is RefusalReason.EXPIRED
+        await _ask(members, 2)
+        assert members["p1"].pool.worker.requests
+        assert _used(members["p1"])[-16:] != serial
+
+
+@pytest.mark.trio
+async def test_a_dealer_deals_no_serial_twice_and_lays_it_to_the_querier(tmp_path: Path) -> None:
+    """A second offer of one would cost it its standing with the parties. A new stream changes nothing."""
+    async with federation(tmp_path, dealer={"pool_bundles": 0}) as (_, members):
+        await _ask(members, 2)
+        asker, dealer = members["asker"], members["d1"]
+        (sealed,) = dealer.desk.book
+        again = Deal(committee=sealed.id, serial=_used(members["p1"])[-16:], batch=2)
+        stream = await asker.network.open(dealer.peer, preprocessing.PROTOCOL, timeout_s=1)
+        await stream.send(again)
+
+        with trio.fail_after(5):
+            reply = await stream.receive(Failed, preprocessing.Dealt, timeout_s=5)
+
+        assert isinstance(reply, Failed)
+        assert (reply.verdict.culprit, reply.verdict.fault) == (asker.peer, Fault.PROTOCOL)
+        assert members["p1"].network.states()[dealer.peer].standing == 0
 
 
 @pytest.mark.slow
@@ -281,6 +375,45 @@ async def test_a_party_takes_no_more_ahead_than_it_has_room_for(tmp_path: Path) 
         assert _kept(members["p2"]) == 1
         assert (await _ask(members, 2)).timings.dealt_ahead
         assert await _waits_for_nothing(members)
+
+
+def _dealt_program(members: dict[str, Member]) -> Program:
+    request = next(request for request in members["d1"].pool.worker.requests if request["kind"] == "deal")
+    return canonical.decode(request["program"], Program)
+
+
+async def _settled(members: dict[str, Member], count: int) -> None:
+    """Wait until each party keeps so many bundles, and nobody is about to deal or take one more."""
+    await _full(members, count)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert [_kept(members[name]) for name in ("p1", "p2")] == [count, count]
+
+
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_a_dealer_deals_as_much_ahead_as_its_setting_says_and_no_more(tmp_path: Path) -> None:
+    dealer, party = {"pool_bundles": 64, "pool_memory_mb": 1}, {"pool_bundles": 64}
+    async with federation(tmp_path, dealer=dealer, party=party) as (_, members):
+        await _ask(members, 2)
+        fitting = MIB // NativeEngine().correction_bytes(_dealt_program(members))
+        assert 1 < fitting < 64
+        await _settled(members, fitting)
+
+        assert (await _ask(members, 2)).timings.dealt_ahead
+        await _settled(members, fitting)
+
+
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_a_party_keeps_as_much_ahead_as_its_setting_says_and_no_more(tmp_path: Path) -> None:
+    dealer, party = {"pool_bundles": 64}, {"pool_bundles": 64, "pool_memory_mb": 1}
+    async with federation(tmp_path, dealer=dealer, party=party) as (_, members):
+        await _ask(members, 2)
+        fitting = MIB // NativeEngine().memory_bytes(_dealt_program(members))
+        assert 1 < fitting < 64
+        await _settled(members, fitting)
+
+        assert (await _ask(members, 2)).timings.dealt_ahead
 
 
 async def _waits_for_nothing(members: dict[str, Member]) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
 from finode.errors import InputError, LocalError, LocalProtocolError, RemoteProtocolError
-from finode.smpc import sharing
+from finode.smpc import circuit, sharing
 from finode.smpc.engine import Engine, Exchange
+from finode.smpc.material import DealerSource
 from finode.smpc.native import CHUNK_BYTES, NativeEngine
 from finode.smpc.randomness import fresh_seed
 from finode.smpc.simulation import exchange
@@ -67,6 +69,24 @@ def test_dealing_is_streamed_in_chunks() -> None:
     # Small pieces are gathered, and what is large is not.
     assert all(a + b > CHUNK_BYTES for a, b in pairwise(sizes))
     assert max(sizes) < dealing.correction_bytes / 2
+
+
+def test_gates_are_dealt_as_their_chunks_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    dealt: list[int] = []
+
+    class Counted(DealerSource):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            dealt.append(len(dealt))
+
+    monkeypatch.setattr(circuit, "DealerSource", Counted)
+    program = models.program_of([models.small_cnn(0)], batch=16)
+    dealing = NativeEngine().deal(program, fresh_seed())
+
+    assert not dealt
+    counts = [len(dealt) for _ in dealing.corrections]
+
+    assert 0 < counts[0] < counts[len(counts) // 2] < counts[-1]
 
 
 def test_a_run_answers_and_every_frame_is_as_large_as_announced(committee: Committee) -> None:
