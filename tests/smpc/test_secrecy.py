@@ -33,8 +33,12 @@ def payload(frame: bytes) -> bytes:
     for index in range(entries):
         _, kind, width, count = ENTRY.unpack_from(frame, HEADER + index * ENTRY.size)
         size = 8 * count if kind == 0 else width * -(-count // 8)
-        # Of packed bits only whole bytes: the last one may be filled up with zeros.
-        parts.append(frame[position : position + (size if kind == 0 else count // 8 * (width if kind == 1 else 0))])
+        if kind == 0:
+            parts.append(frame[position : position + size])
+        else:
+            # Of each plane of packed bits only whole bytes: the last one may be filled up with zeros.
+            planes = range(position, position + size, -(-count // 8))
+            parts.extend(frame[plane : plane + count // 8] for plane in planes)
         position += -(-size // 8) * 8
     assert position == len(frame)
     return b"".join(parts)
