@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import struct
 import sys
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,33 +15,11 @@ import finode.smpc
 from finode.smpc.frames import Kind
 from finode.smpc.gates import maximum
 from finode.smpc.gates.base import Gate
-from finode.smpc.simulation import GateRun, simulate
+from finode.smpc.simulation import simulate
 from tests.smpc.gate_cases import CASES
 from tests.smpc.joint import SITES, Opened, leaks, recorded
+from tests.smpc.openings import opened, payload
 from tests.smpc.statistics import IMPROBABLE, chi_square
-from tests.smpc.test_secrecy import ENTRY, HEADER, payload
-
-
-def opened(done: GateRun) -> Iterator[bytes]:
-    """What all parties learn in each round: sums of elements, xors of bits, and sums of residues, plane by plane."""
-    for frames in done.frames:
-        (entries,) = struct.unpack_from("<H", frames[0], 6)
-        position = HEADER + entries * ENTRY.size
-        for index in range(entries):
-            _, kind, width, count = ENTRY.unpack_from(frames[0], HEADER + index * ENTRY.size)
-            size = 8 * count if kind == 0 else width * -(-count // 8)
-            parts = [np.frombuffer(frame, np.uint8, size, position) for frame in frames]
-            if kind == 0:
-                yield np.sum([part.view("<u8") for part in parts], axis=0, dtype=np.uint64).tobytes()
-            elif kind == 1:
-                yield np.bitwise_xor.reduce(parts)[: count // 8].tobytes()
-            else:
-                planes = [np.unpackbits(part.reshape(width, -1), axis=1, bitorder="little") for part in parts]
-                places = np.arange(width)[:, None]
-                total = np.sum([(plane.astype(np.int64) << places).sum(0) for plane in planes], axis=0)
-                whole = (total >> places & 1)[:, : count // 8 * 8]
-                yield np.packbits(whole.astype(np.uint8), axis=1).tobytes()
-            position += -(-size // 8) * 8
 
 
 @pytest.fixture
@@ -62,7 +37,7 @@ def test_frames_and_opened_values_are_uniform_whatever_the_input(name: str, part
         done = simulate(case.gate, *inputs, parties=parties)
         seen = [payload(frames[sender]) for frames in done.frames for sender in range(parties)]
         assert chi_square(b"".join(seen)) < IMPROBABLE
-        assert all(chi_square(data) < IMPROBABLE for data in (*seen, *opened(done)) if len(data) > 4000)
+        assert all(chi_square(data) < IMPROBABLE for data in (*seen, *opened(done.frames)) if len(data) > 4000)
 
 
 @pytest.mark.usefixtures("block")
