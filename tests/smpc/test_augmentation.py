@@ -18,9 +18,8 @@ from finode.smpc.session import Cost
 from finode.smpc.simulation import simulate, simulate_program
 from tests.smpc import models
 from tests.smpc.models import Floats, PlanMaker
+from tests.smpc.openings import opened, payload
 from tests.smpc.statistics import IMPROBABLE, chi_square
-from tests.smpc.test_gate_secrecy import opened
-from tests.smpc.test_secrecy import payload
 from tests.smpc.test_votes import inputs, mixed
 
 
@@ -138,7 +137,7 @@ def test_squared_norm_matches_plaintext_at_its_stated_cost(parties: int) -> None
 def test_what_a_squared_norm_opens_is_uniform_and_never_repeats(value: int, parties: int) -> None:
     runs = [simulate(SquaredNorm((64, 10)), torch.full((64, 10), value), parties=parties) for _ in range(2)]
 
-    seen = [data for done in runs for data in opened(done)]
+    seen = [data for done in runs for data in opened(done.frames)]
     assert all(chi_square(data) < IMPROBABLE for data in seen)
     assert len({data[i : i + 8] for data in seen for i in range(0, len(data), 8)}) == 2 * 640
 

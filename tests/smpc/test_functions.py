@@ -110,6 +110,8 @@ REAL: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
     "exp": torch.exp,
 }
+OFF_BY = {"gelu": 2.3e-4, "gelu_tanh": 2.3e-4, "tanh": 1.2e-4, "sigmoid": 8e-5, "erf": 2e-4, "exp": 2.0**-11}
+"""The largest error of the curve itself, at 16 digits; of exp where it is below 1."""
 ALL_CURVES = [spline.SIGMOID, spline.TANH, spline.ERF, spline.GELU, spline.GELU_TANH, spline.EXP]
 
 
@@ -128,20 +130,21 @@ def test_a_spline_is_close_everywhere_at_its_stated_cost(curve: Curve, f: int, s
     real = REAL[curve.name](x.clamp(max=7.5) if curve is spline.EXP else x)
     opened = done.opened.double() / 2.0**f
     inside = x < 7.5 if curve is spline.EXP else torch.full_like(x, True, dtype=torch.bool)
-    tolerance = 2.0**-11 + 2.0 ** (2 - f) + (real.abs() * (2.0**-12 + 2.0 ** (1 - f)) if curve is spline.EXP else 0)
+    # Either truncation may be off by a unit, and the steepest of the curves makes 1.13 of that of x.
+    tolerance = torch.full_like(real, OFF_BY[curve.name] + 3 * 2.0**-f)
+    if curve is spline.EXP:
+        tolerance += 2.0**-f + real * (2.0**-12 + 2.0 ** (1 - f))
     assert bool(((opened - real).abs() <= tolerance)[inside].all())
     assert bool(((opened - plain.double() / 2.0**f).abs() <= tolerance)[inside].all())
 
 
-@pytest.mark.parametrize(
-    ("curve", "largest"), [(spline.GELU, 2.3e-4), (spline.TANH, 1.2e-4), (spline.SIGMOID, 8e-5), (spline.ERF, 2e-4)]
-)
-def test_what_a_spline_is_off_by(curve: Curve, largest: float) -> None:
+@pytest.mark.parametrize("curve", ALL_CURVES[:-1], ids=lambda curve: curve.name)
+def test_what_a_spline_is_off_by(curve: Curve) -> None:
     x = torch.arange(-10 * ONE, 10 * ONE, 7)
 
     value = Spline(tuple(x.shape), 0, F, BITS, curve).plain(NO_WEIGHTS, x)
 
-    assert float((value.double() / 2.0**F - REAL[curve.name](x.double() / 2.0**F)).abs().max()) < largest
+    assert float((value.double() / 2.0**F - REAL[curve.name](x.double() / 2.0**F)).abs().max()) < OFF_BY[curve.name]
 
 
 @pytest.mark.parametrize(("curve", "stated"), [(spline.GELU, 446), (spline.SIGMOID, 692), (spline.TANH, 692)])

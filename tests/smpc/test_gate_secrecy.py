@@ -1,97 +1,147 @@
-"""What the parties see of the gates of functions, products and votes: frames, and what they open with them, are
-uniform whatever the input, and no mask serves twice."""
+"""What the parties see of each gate: frames, and what they open with them, are uniform whatever the input, also in all
+rounds together: no mask serves twice."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+import importlib
+import pkgutil
+import sys
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from finode.smpc.gates import spline
+import finode.smpc
+from finode.smpc.frames import Kind
+from finode.smpc.gates import maximum
 from finode.smpc.gates.base import Gate
-from finode.smpc.gates.log_softmax import Log, LogSoftmax
-from finode.smpc.gates.piecewise import PiecewiseLinear, clip, leaky
-from finode.smpc.gates.product import MatrixProduct
-from finode.smpc.gates.softmax import EXP_BITS, reciprocal_table
-from finode.smpc.gates.spline import Spline
-from finode.smpc.gates.votes import Distance, Lookup
-from finode.smpc.simulation import GateRun, simulate
+from finode.smpc.simulation import simulate
+from tests.smpc.gate_cases import CASES
+from tests.smpc.joint import SITES, Opened, leaks, recorded
+from tests.smpc.openings import opened, payload
 from tests.smpc.statistics import IMPROBABLE, chi_square
-from tests.smpc.test_secrecy import ENTRY, HEADER, payload
-
-F, BITS = 16, 28
-ONE = 1 << F
 
 
-def full(value: float, *shape: int, bits: int = 2 * F) -> Tensor:
-    return torch.full(shape, round(value * 2**bits))
+@pytest.fixture
+def block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maximum, "MAX_BLOCK", CASES[name].max_block)
 
 
-GATES: dict[str, tuple[Gate[Any], list[tuple[Tensor, ...]]]] = {
-    **{
-        curve.name: (
-            Spline((512,), F, F, BITS, curve),
-            [(full(value, 512),) for value in (0.0, -2047.0, 2047.0, curve.start)],
-        )
-        for curve in (spline.GELU, spline.SIGMOID, spline.EXP)
-    },
-    "clip": (PiecewiseLinear((2048,), F, BITS, clip(0, 6 * ONE)), [(full(v, 2048),) for v in (0.0, 6.0, -2047.0)]),
-    "leaky": (PiecewiseLinear((2048,), F, BITS, leaky(6554, ONE)), [(full(v, 2048),) for v in (0.0, -2047.0)]),
-    "matmul": (
-        MatrixProduct((1, 1, 32, 32), (1, 1, 32, 32)),
-        [(full(v, 1, 1, 32, 32, bits=F), full(1.0, 1, 1, 32, 32, bits=F)) for v in (0.0, 1.0)],
-    ),
-    "log_softmax": (LogSoftmax((64, 10), F, F, BITS), [(full(v, 64, 10),) for v in (0.0, 2000.0)]),
-    "log": (Log((512,), 10), [(full(v, 512, bits=EXP_BITS),) for v in (1.0, 10.0)]),
-    "distance": (Distance((64, 10), F, BITS), [(full(v, 64, 10),) for v in (0.0, -2000.0)]),
-    "lookup": (Lookup((512,), 40, reciprocal_table(8)), [(full(v, 512, bits=40),) for v in (1.0, 8.0)]),
-}
-
-
-def opened(done: GateRun) -> Iterator[bytes]:
-    """What all parties learn in each round: sums of elements, xors of bits."""
-    for frames in done.frames:
-        (entries,) = struct.unpack_from("<H", frames[0], 6)
-        position = HEADER + entries * ENTRY.size
-        for index in range(entries):
-            _, kind, width, count = ENTRY.unpack_from(frames[0], HEADER + index * ENTRY.size)
-            size = 8 * count if kind == 0 else width * -(-count // 8)
-            parts = [np.frombuffer(frame, np.uint8, size, position) for frame in frames]
-            if kind == 0:
-                yield np.sum([part.view("<u8") for part in parts], axis=0, dtype=np.uint64).tobytes()
-            elif kind == 1:
-                yield np.bitwise_xor.reduce(parts)[: count // 8].tobytes()
-            position += -(-size // 8) * 8
-
-
+@pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("parties", [2, 3])
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", CASES)
 def test_frames_and_opened_values_are_uniform_whatever_the_input(name: str, parties: int) -> None:
-    gate, inputs = GATES[name]
+    case = CASES[name]
 
-    for x in inputs:
-        done = simulate(gate, *x, parties=parties)
+    for inputs in case.runs if parties == 2 else case.runs[:1]:
+        done = simulate(case.gate, *inputs, parties=parties)
         seen = [payload(frames[sender]) for frames in done.frames for sender in range(parties)]
         assert chi_square(b"".join(seen)) < IMPROBABLE
-        assert all(chi_square(data) < IMPROBABLE for data in (*seen, *opened(done)) if len(data) > 4000)
+        assert all(chi_square(data) < IMPROBABLE for data in (*seen, *opened(done.frames)) if len(data) > 4000)
 
 
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("name", CASES)
 def test_no_mask_serves_twice(name: str) -> None:
-    gate, inputs = GATES[name]
+    case = CASES[name]
 
-    # Equal inputs under equal masks would open equal values: no word of eight bytes may come twice, in any round.
-    words = [
-        data[place : place + 8]
-        for _ in range(2)
-        for data in opened(simulate(gate, *inputs[0], parties=2))
-        for place in range(0, len(data) - 7, 8)
-    ]
+    for inputs in case.runs:
+        with recorded() as seen:
+            simulate(case.gate, *inputs, parties=2)
+        assert sum(opening.bits for opening in seen) == case.gate.cost().bits
+        assert leaks(seen) == []
 
-    assert len(words) > 500
-    assert len(set(words)) == len(words)
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_mask_serves_in_two_runs(name: str) -> None:
+    case = CASES[name]
+
+    # Equal inputs under equal masks would open equal values.
+    runs = []
+    for _ in range(2):
+        with recorded() as seen:
+            simulate(case.gate, *case.runs[0], parties=2)
+        runs.append([opening.words(SITES).tobytes() for opening in seen])
+
+    assert all(one != other for one, other in zip(*runs, strict=True))
+
+
+def gate_classes() -> set[type[Gate[Any]]]:
+    """All gates of the engine."""
+    for module in pkgutil.walk_packages(finode.smpc.__path__, "finode.smpc."):
+        if not module.name.startswith("finode.smpc.crypten"):
+            importlib.import_module(module.name)
+    found, todo = set[type[Gate[Any]]](), Gate.__subclasses__()
+    while todo:
+        kind = todo.pop()
+        todo.extend(kind.__subclasses__())
+        # A dataclass with slots is made anew: what was there before it goes by the same name for a while.
+        if getattr(sys.modules[kind.__module__], kind.__name__, None) is kind:
+            found.add(kind)
+    return {kind for kind in found if kind.__module__.startswith("finode.")}
+
+
+def test_every_gate_that_opens_anything_is_looked_at() -> None:
+    opens = {
+        kind
+        for kind in gate_classes()
+        if kind.cost is not Gate.cost or any(name.startswith("open") for name in kind.run.__code__.co_names)
+    }
+    known = gate_classes()
+
+    looked_at = {next(kind for kind in type(case.gate).__mro__ if kind in known) for case in CASES.values()}
+    assert looked_at == opens
+    assert all(case.gate.cost().bits for case in CASES.values())
+
+
+# ---- that a relation between openings is found
+
+
+def openings(*names: str) -> list[Opened]:
+    """Fresh openings for two values of each site: elements, bits or residues mod 8."""
+    made = []
+    for index, name in enumerate(names):
+        kind, width = {"element": (Kind.ELEMENTS, 64), "bit": (Kind.BITS, 1), "residue": (Kind.RESIDUES, 3)}[name]
+        values = torch.randint(-(2**63), 2**63 - 1, (2, SITES))
+        made.append(Opened(f"{name}{index}", kind, width, values if width == 64 else values & ((1 << width) - 1)))
+    return made
+
+
+def test_fresh_masks_are_found_fresh() -> None:
+    for _ in range(5):
+        assert leaks(openings("element", "bit", "residue", "element", "bit", "bit", "residue")) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda a, b, c, d: (a, a + 5, c, d),
+        lambda a, b, c, d: (a, 5 - a, c, d),
+        lambda a, b, c, d: (a, a + torch.randint(0, 1 << 50, a.shape), c, d),
+        lambda a, b, c, d: (a, torch.stack((b[0], b[0] + 3)), c, d),
+        lambda a, b, c, d: (a, torch.cat((b[:, :700], b[:, : SITES - 700]), 1), c, d),
+        lambda a, b, c, d: (a, torch.full_like(b, 7), c, d),
+        lambda a, b, c, d: (a, b, c, c ^ 1),
+        lambda a, b, c, d: (a, b, c, c ^ (torch.rand(c.shape) < 0.25)),
+        lambda a, b, c, d: (a, b, torch.stack((c[0], c[0])), d),
+        lambda a, b, c, d: (a, b, c, c ^ (a >> 17 & 1) ^ (b >> 5 & 1)),
+    ],
+    ids=[
+        "equal",
+        "negated",
+        "near",
+        "within a site",
+        "between sites",
+        "constant",
+        "bits",
+        "often",
+        "bits of a site",
+        "three",
+    ],
+)
+def test_a_relation_between_openings_is_found(spoil) -> None:  # type: ignore[no-untyped-def]
+    made = openings("element", "element", "bit", "bit")
+
+    spoilt = spoil(*(opening.values for opening in made))
+
+    assert leaks([Opened(o.name, o.kind, o.width, value) for o, value in zip(made, spoilt, strict=True)])

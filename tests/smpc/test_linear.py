@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from finode.smpc import ring, sharing
 from finode.smpc.circuit import Circuit, CircuitBuilder
@@ -95,6 +96,45 @@ def test_products_are_exact_and_cost_one_opening_of_the_input(
     assert torch.equal(torch.stack(done.values).sum(0), expected)
     assert done.costs == [Cost(1, 64 * x.numel())] * parties
     assert [node.name for node in circuit.nodes] == ["mask", "product"] + ([] if len(output) > 1 else ["lift"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("inside", "out", "kernel", "side", "stride", "dilation", "groups"),
+    [
+        (64, 64, 3, 32, 1, 1, 1),
+        (64, 128, 3, 32, 2, 1, 1),
+        (256, 512, 1, 8, 2, 1, 1),
+        (512, 512, 3, 4, 1, 1, 1),
+        (128, 128, 3, 16, 1, 1, 32),
+        (128, 128, 3, 16, 2, 1, 128),
+        (64, 64, 3, 16, 1, 2, 1),
+        (64, 128, 3, 17, 2, 2, 4),
+    ],
+)
+def test_convolutions_of_a_resnet_on_shares(
+    inside: int, out: int, kernel: int, side: int, stride: int, dilation: int, groups: int
+) -> None:
+    pad = dilation * (kernel - 1) // 2
+    form = Convolution((stride, stride), (pad,) * 4, (dilation, dilation), groups)
+    x = _draw(1, 1, 1, inside, side, side)
+    shape = (out, inside // groups, kernel, kernel)
+    weights = [{"w": _draw(10 + m, *shape), "b": _draw(20 + m, out)} for m in range(MODELS)]
+    real = torch.stack(
+        [
+            functional.conv2d(x[0].double(), w["w"].double(), None, stride, pad, dilation, groups).long()
+            + w["b"][:, None, None]
+            for w in weights
+        ]
+    )
+    builder, models = CircuitBuilder((INPUT,)), tuple(range(MODELS))
+    masked = builder.add("mask", Mask(tuple(x.shape)), INPUT)
+    product = Product(tuple(real.shape), form, WeightRef(models, "w"), WeightRef(models, "b"))
+
+    done = _run(builder.build(builder.add("product", product, masked)), _plan(shape, (out,)), weights, x, 2)
+
+    # Sums of products of 2^20 stay below 2^53: float64 has them exactly.
+    assert torch.equal(torch.stack(done.values).sum(0), real)
 
 
 def test_the_opened_weights_are_uniform() -> None:

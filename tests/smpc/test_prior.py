@@ -19,8 +19,8 @@ from finode.smpc.simulation import simulate_program
 from finode.smpc.weights import masked_weights
 from tests.smpc import models
 from tests.smpc.models import Floats, PlanMaker, Weights
+from tests.smpc.openings import payload
 from tests.smpc.statistics import IMPROBABLE, chi_square
-from tests.smpc.test_secrecy import payload
 from tests.smpc.test_votes import inputs, mixed
 
 SKEWED = ((200, 0, 3, 0, 90, 1, 0, 0, 10, 7), (0, 150, 0, 0, 90, 800, 0, 2, 1, 0), (5, 5, 70, 0, 1, 0, 400, 3, 30, 9))

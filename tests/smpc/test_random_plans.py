@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from finode.models.float_run import run_float, softmax
+from finode.smpc.counts import with_counts
 from finode.smpc.native import NativeEngine
 from finode.smpc.plan import INPUT, Op
 from finode.smpc.simulation import simulate_program
 from tests.smpc import models
-from tests.smpc.models import PlanMaker
+from tests.smpc.models import Floats, PlanMaker
 
 LIMIT = 64.0
 """What a value is clipped to before it can grow further: random weights know no range."""
@@ -40,6 +42,26 @@ ANYWHERE = (
     Op.LINEAR,
 )
 IMAGES = (Op.CONV, Op.MAX_POOL, Op.AVERAGE_POOL, Op.SCALE, Op.TRANSPOSE, Op.MATMUL, Op.RESHAPE, Op.GLOBAL_AVERAGE_POOL)
+
+COUNTS = ((20, 5, 3, 4), (2, 15, 8, 9))
+"""Of two models. No class is nearly one model's alone: the scores add up to a sixth at least, by which the querier
+divides them, and their errors with them."""
+
+
+def prior(logits: Floats) -> Floats:
+    """The votes of models that know of their classes what `COUNTS` says."""
+    counts = np.array(COUNTS)[:, None] + 1.0
+    votes = softmax(logits - np.log(counts))
+    scores = (counts * votes).sum(0) / counts.sum(0)
+    return np.asarray(scores / scores.sum(-1, keepdims=True))
+
+
+VOTES: dict[str, Callable[[Floats], Floats]] = {
+    "soft": lambda logits: softmax(logits).mean(0),
+    "weighted": lambda logits: softmax(logits)[0] / 4 + softmax(logits)[1] * 3 / 4,
+    "prior": prior,
+}
+"""Of all models' logits, in floating point."""
 
 
 def grow(maker: PlanMaker, op: Op, choice: int) -> None:
@@ -119,13 +141,22 @@ def build(seed: int, choices: list[tuple[int, int]]) -> PlanMaker:
     return maker
 
 
+def within_range(maker: PlanMaker, x: Floats) -> Floats:
+    """Return a model's logits; give a plan up whose values leave the range, where the engine promises nothing."""
+    plan, peaks = maker.plan(), list[float]()
+    logits = run_float(plan, maker.weights, x, lambda name, value: peaks.append(float(np.abs(value).max())))
+    assume(max(peaks) < 2.0**plan.range_bits - 1)
+    return logits
+
+
+# The same plans each time: the masks differ anyway, and a plan at the edge of the tolerance must not fail now and then.
 @pytest.mark.slow
 @pytest.mark.parametrize("parties", [2, 3, 5])
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 1000),
     choices=st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=6),
-    vote=st.sampled_from(["soft", "entropy", "spectral"]),
+    vote=st.sampled_from(["soft", "weighted", "entropy", "spectral", "prior"]),
     profile=st.sampled_from(["latency", "throughput"]),
 )
 def test_any_plan_gives_what_the_oracle_gives(
@@ -133,19 +164,23 @@ def test_any_plan_gives_what_the_oracle_gives(
 ) -> None:
     makers = [build(seed, choices), build(seed + 1, choices)]
     x = np.random.default_rng(seed).normal(size=(2, *makers[0].input_shape))
-    program = models.program_of(makers, batch=2, parties=parties, vote=vote, profile=profile)
-    weights = [maker.weights for maker in makers]
+    logits = np.stack([within_range(maker, x) for maker in makers])
+    changes = {"weighted": {"vote_weights": (1, 3)}}.get(vote, {})
+    owned = [(maker.plan(), maker.weights) for maker in makers]
+    if vote == "prior":
+        owned = [with_counts(*own, counts) for own, counts in zip(owned, COUNTS, strict=True)]
+    weights = [own[1] for own in owned]
+    plans = tuple(own[0] for own in owned)
+    program = models.program_of(makers, batch=2, parties=parties, vote=vote, profile=profile, plans=plans, **changes)
 
     done = simulate_program(program, weights, x)
 
     oracle = NativeEngine().plaintext(program, weights, x)
     assert done.output.probabilities is not None
     assert oracle.probabilities is not None
-    assert np.abs(done.output.probabilities - oracle.probabilities).max() < 0.004
-    if vote == "soft":
-        logits = [run_float(maker.plan(), maker.weights, x) for maker in makers]
-        real = np.mean([softmax(values) for values in logits], axis=0)
-        assert np.abs(done.output.probabilities - real).max() < 0.004
+    assert np.abs(done.output.probabilities - oracle.probabilities).max() < 0.002
+    if vote in VOTES:
+        assert np.abs(done.output.probabilities - VOTES[vote](logits)).max() < 0.002
 
 
 def test_every_operator_is_drawn() -> None:

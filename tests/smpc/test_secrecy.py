@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import struct
 from itertools import permutations
 
 import numpy as np
@@ -19,30 +18,14 @@ from finode.smpc.simulation import exchange, simulate_program
 from finode.smpc.weights import DealerWeights
 from finode.smpc.zero import zero_share
 from tests.smpc import models
+from tests.smpc.openings import opened, payload
 from tests.smpc.parties import committee_of
 from tests.smpc.statistics import IMPROBABLE, chi_square
-
-HEADER, ENTRY = 16, struct.Struct("<8sBB6xQ")
-
-
-def payload(frame: bytes) -> bytes:
-    """The raw buffers of a frame without header, entries and padding (finode/smpc/frames.py)."""
-    (entries,) = struct.unpack_from("<H", frame, 6)
-    position = HEADER + entries * ENTRY.size
-    parts = []
-    for index in range(entries):
-        _, kind, width, count = ENTRY.unpack_from(frame, HEADER + index * ENTRY.size)
-        size = 8 * count if kind == 0 else width * -(-count // 8)
-        # Of packed bits only whole bytes: the last one may be filled up with zeros.
-        parts.append(frame[position : position + (size if kind == 0 else count // 8 * (width if kind == 1 else 0))])
-        position += -(-size // 8) * 8
-    assert position == len(frame)
-    return b"".join(parts)
 
 
 @pytest.mark.parametrize("parties", [2, 3])
 @pytest.mark.parametrize("level", [0.0, 1.0])
-def test_frames_are_uniform_whatever_the_input(parties: int, level: float) -> None:
+def test_frames_and_what_they_open_are_uniform_whatever_the_input(parties: int, level: float) -> None:
     makers = [models.small_cnn(seed) for seed in range(2)]
     program = models.program_of(makers, parties=parties, batch=16)
 
@@ -53,10 +36,7 @@ def test_frames_are_uniform_whatever_the_input(parties: int, level: float) -> No
         assert chi_square(b"".join(sent)) < IMPROBABLE
         assert all(chi_square(data) < IMPROBABLE for data in sent if len(data) > 4096)
     # What is opened, the sum of all parties' shares, is masked: uniform as well, round by round.
-    for frames in done.frames:
-        data = [np.frombuffer(payload(frame), dtype=np.uint8) for frame in frames]
-        if len(data[0]) > 4096:
-            assert chi_square(np.bitwise_xor.reduce(data).tobytes()) < IMPROBABLE
+    assert all(chi_square(data) < IMPROBABLE for data in opened(done.frames) if len(data) > 4096)
 
 
 def test_frames_of_equal_queries_never_repeat() -> None:
