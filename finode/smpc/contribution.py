@@ -57,7 +57,7 @@ PRESENT = "present"
 _SUM_BITS = 20
 """Digits of sum_j e^t_j t_j before it is multiplied, as in voting.py: so the gates are the same."""
 _FACTOR_BITS = 18
-"""Digits of 1 / S, and with what `_exp_table` has, 60 of C e^m / S."""
+"""Digits of 1 / S, and with what `_exp_table` has, 60 of C e^m / S: a weight is exact to S 2^-18 of itself, S <= C."""
 _WEIGHT_BITS = 20
 _INVERSE_BITS = 28
 """Digits of g and of 1 / sum g: 4096 inputs' products, each below 1, add up below 2^61."""

@@ -27,8 +27,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def has_counts(plan: Plan) -> bool:
-    """Whether a model's owner gave its counts with it."""
-    return any(spec.name == COUNTS and spec.shape == (plan.classes,) for spec in plan.weights)
+    """Whether a model's owner gave its counts with it: a weight of that name that no step reads."""
+    read = any(COUNTS in (step.weight, step.bias) for step in plan.steps)
+    return not read and any(spec.name == COUNTS and spec.shape == (plan.classes,) for spec in plan.weights)
 
 
 def with_counts(plan: Plan, weights: Mapping[str, Floats], counts: Sequence[int]) -> tuple[Plan, dict[str, Floats]]:

@@ -243,7 +243,8 @@ class Engine(Protocol):
 
         `zero_keys[j]` is the 32-byte key shared with party j and unknown to the dealer, fresh for this session. The
         first `count` inputs of the batch are true ones (all, by default), the others padding: their rows of the answer
-        are zeros, and no statistics count them.
+        are zeros, and no statistics count them. Raises `LocalError` for padding under a spectral vote, where every
+        row weighs in on all others.
         Raises `LocalProtocolError` when `prepared` was given to a run before.
         """
 

@@ -37,6 +37,12 @@ from finode.smpc.weights import WeightRef
 
 HEADROOM_BITS = 61
 """A value's magnitude and digits together stay below 2^61, under the 2^62 that truncation allows."""
+MAX_BATCH = 4096
+"""Rows of a batch; terms allow no more. Sums over a batch (statistics, covariances) have room for them."""
+FRACTIONAL_BITS = range(8, 21)
+"""Digits after the point that the gates are tested with; terms allow 8 to 16."""
+_LEAST_POOL_BITS = 8
+"""Of many values in a wide range a mean has fewer exact bits, so that it fits; with fewer than these it is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +90,21 @@ def _check(program: Program) -> None:
         raise InputError(f"unknown vote {program.vote!r} or reveal {program.reveal!r}")
     augmentation.check(program)
     prior.check(program)
+    if program.fractional_bits not in FRACTIONAL_BITS:
+        raise InputError(
+            f"{program.fractional_bits} digits after the point",
+            hint=f"fractional_bits may be {FRACTIONAL_BITS[0]} to {FRACTIONAL_BITS[-1]}",
+        )
     for plan in plans:
-        if plan.range_bits < 1 or 2 * program.fractional_bits + plan.range_bits > HEADROOM_BITS:
+        if 2 * program.fractional_bits + plan.range_bits > HEADROOM_BITS:
             raise ModelError(
                 f"values below 2^{plan.range_bits} with {program.fractional_bits} digits after the point do not fit",
                 hint=f"range_bits + 2 * fractional_bits may be {HEADROOM_BITS} at most",
             )
     if program.parties < 2 or program.batch < 1:
         raise InputError(f"a program needs two parties and one input, not {program.parties} and {program.batch}")
+    if program.batch > MAX_BATCH:
+        raise InputError(f"a batch of {program.batch} inputs", hint=f"ask in batches of {MAX_BATCH} at most")
 
 
 class LaneLowering:
@@ -188,6 +201,16 @@ class LaneLowering:
         fits = value.point + raised + self._plan.range_bits <= HEADROOM_BITS
         return value if fits else self._at_f(value)
 
+    def _excess(self, point: int) -> int:
+        """Return by how many bits a value at scale 2^point does not fit."""
+        return max(0, point + self._plan.range_bits - HEADROOM_BITS)
+
+    def _too_wide(self, step: Step) -> ModelError:
+        return ModelError(
+            f"step {step.name!r} has no room for values below 2^{self._plan.range_bits} with {self._f} fractional bits",
+            hint="import the model with fewer range_bits: scale its weights so that its values are smaller",
+        )
+
     def _product(self, step: Step, value: Value, form: Form) -> Value:
         value = self._raisable(value, self._f)
         if value.name not in self._masked:
@@ -229,10 +252,15 @@ class LaneLowering:
     def _times(self, step: Step, value: Value) -> Value:
         """An integer is itself, a fraction 1 / 2^k moves the point, anything else is its fixed-point number."""
         factor = step.numbers[0]
+        most = (
+            self._f + self._plan.range_bits
+        )  # times 2^most the least value is out of range, by 2^-most all are below it
+        if not abs(factor) < 2.0**most:
+            raise self._too_wide(step)
         mantissa, exponent = math.frexp(abs(factor))
         if factor == round(factor):
             value, integer, raised = self._raisable(value, 0), round(factor), 0
-        elif mantissa == 0.5:
+        elif mantissa == 0.5 and 1 - exponent <= most:
             raised = 1 - exponent
             value, integer = self._raisable(value, raised), 1 if factor > 0 else -1
         else:
@@ -242,6 +270,7 @@ class LaneLowering:
         return replace(value, name=name, point=value.point + raised)
 
     def _add_weight(self, step: Step, value: Value) -> Value:
+        value = self._raisable(value, 0)
         gate = AddWeight(WeightRef(self._models, step.weight), len(step.output_shape), value.point - self._f)
         name = self._builder.add(self._name(step), gate, value.name)
         return Value(name, self._shape(step, len(self._models)), value.point)
@@ -314,6 +343,10 @@ class LaneLowering:
         height, width = value.shape[-2:]
         gate = AveragePool(Window(step.kernel, step.strides, step.pads), height, width, step.count_include_pad, self._f)
         value = self._raisable(value, gate.raised_bits)
+        if excess := self._excess(value.point + gate.raised_bits):
+            gate = replace(gate, precision_bits=self._f - excess)
+            if gate.precision_bits < _LEAST_POOL_BITS or self._excess(value.point + gate.raised_bits):
+                raise self._too_wide(step)
         name = self._builder.add(self._name(step), gate, value.name)
         return Value(name, self._shape(step, value.shape[0]), value.point + gate.raised_bits)
 
@@ -345,6 +378,8 @@ class LaneLowering:
         return self._moved(step, value, Pad(step.pads, round(step.numbers[0] * 2.0**value.point)))
 
     def _log_softmax(self, step: Step, value: Value) -> Value:
+        if self._excess(LOG_BITS):
+            raise self._too_wide(step)
         value = self._raisable(value, 0)
         gate = LogSoftmax(value.shape, value.point - self._f, self._f, self._compare_bits)
         return Value(self._builder.add(self._name(step), gate, value.name), value.shape, LOG_BITS)

@@ -30,6 +30,7 @@ from finode.smpc.plan import INPUT, Plan
 from finode.smpc.randomness import fresh_seed, subkey
 from finode.smpc.session import Run, Session
 from finode.smpc.share import Share
+from finode.smpc.voting import WHOLE_BATCH
 from finode.smpc.weights import DealerWeights, PartyWeights, expand_mask, masked_weights, split
 from finode.smpc.zero import check_zero_keys, shown_share, zero_share
 
@@ -136,6 +137,8 @@ class NativeEngine:
         count = program.answers if count is None else count
         if not 1 <= count <= program.answers:
             raise LocalError(f"{count} true inputs in a batch that answers {program.answers}")
+        if count < program.answers and program.vote in WHOLE_BATCH:
+            raise LocalError(f"a {program.vote} vote looks at all {program.answers} rows, so none of them is padding")
         expected = sharing.input_bytes(program.plans[0], program.batch)
         if len(memoryview(input_share).cast("B")) != expected:
             raise InputError(f"the input share has {len(input_share)} bytes instead of {expected}")

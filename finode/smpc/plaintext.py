@@ -1,7 +1,8 @@
-"""The oracle: a program in the clear, with the same fixed point, the same tables and the same ties.
+"""The oracle: a program in the clear, with the same fixed point and the same tables.
 
 It walks the circuit that the parties walk. A party's result may differ from it by a unit in the last place for each
-truncation on the way, and in nothing else.
+truncation on the way, and in nothing else: ties of truncated values go to the lowest index in both, but what ties here
+may differ by that unit there.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ from finode.wire import canonical
 
 INPUT = "input"
 MAX_STEPS = 4096
+LEAST_RANGE_BITS = 4
+"""exp, sigmoid and tanh compare a value with ends that lie just below 2^4 (gates/softmax.py, gates/spline.py)."""
 
 
 class Op(StrEnum):
@@ -81,6 +83,10 @@ class Op(StrEnum):
     PAD = "pad"
     SOFTMAX = "softmax"
     LOG_SOFTMAX = "log_softmax"
+
+
+PRODUCTS = frozenset({Op.CONV, Op.LINEAR, Op.SCALE, Op.MUL_WEIGHT})
+"""The operations that multiply a secret with their `weight`. A `bias`, and any other weight, is only added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +125,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A model's public graph. `range_bits` r promises |value| < 2^r for every value in it, seen on calibration data."""
+    """A model's public graph. `range_bits` r promises |value| < 2^r for every value in it, seen on calibration data.
+
+    A weight is either multiplied with or added, by whatever steps read it, since parties keep the one masked and the
+    other shared (weights.py).
+    """
 
     input_shape: tuple[int, ...]
     classes: int
@@ -132,6 +142,12 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0 < len(self.steps) <= MAX_STEPS:
             raise ModelError(f"a plan has 1 to {MAX_STEPS} steps, this one {len(self.steps)}")
+        if self.range_bits < LEAST_RANGE_BITS:
+            raise ModelError(
+                f"the plan's range_bits is {self.range_bits}: gates are right from {LEAST_RANGE_BITS} on",
+                hint=f"import the model again, or set its plan's range_bits to {LEAST_RANGE_BITS} or more",
+            )
+        self._check_weights()
         known = {INPUT: self.input_shape}
         weights = {weight.name for weight in self.weights}
         for step in self.steps:
@@ -144,6 +160,19 @@ class Plan:
             known[step.output] = step.output_shape
         if known.get(self.output) != (self.classes,):
             raise ModelError(f"the plan's output {self.output!r} is not one value for each of {self.classes} classes")
+
+    def _check_weights(self) -> None:
+        names = [weight.name for weight in self.weights]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ModelError(f"two weights of the plan are called {twice!r}", hint="give each a name of its own")
+        factors = {step.weight for step in self.steps if step.op in PRODUCTS}
+        summands = {step.bias for step in self.steps} | {step.weight for step in self.steps if step.op not in PRODUCTS}
+        if both := factors & summands - {""}:
+            raise ModelError(
+                f"the plan both multiplies with the weight {min(both)!r} and adds it",
+                hint="import the model again: it gets a weight for each of the two",
+            )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of one sample of every value."""

@@ -13,7 +13,8 @@ A count of zero stands for one sample: where nobody saw a class all count the sa
 
 A score lies in [0, 1], but those of an input need not add up to 1: they come to less where the models that claim a
 class are not those that know it. The label and the label's score need nothing more. Where all scores are revealed the
-querier divides them by their sum, and so learns that sum too.
+querier divides them by their sum, and so learns that sum too. Each is within 2^-14, f = 16; where they come to less
+than 2^-8 in all, dividing would make noise of that, and they are left as they are (sharing.read_output).
 
 Rounds after the models', for 2 to 32 classes and models:
 

@@ -26,6 +26,8 @@ INPUT_RANGE_BITS = 11
 """An input must satisfy |x| < 2^11 unless its plan states another range."""
 WEIGHT_RANGE_BITS = 20
 """A weight must satisfy |w| < 2^20: far above any trained one, far below what would wrap."""
+LEAST_SCORES = 2.0**-8
+"""Scores of a prior vote that add up to less are not divided by their sum: that would make noise of their rounding."""
 
 Elements = npt.NDArray[np.int64]
 
@@ -153,7 +155,8 @@ def read_output(program: Program | AnswerSpec, elements: Elements) -> Output:
     Soft votes arrive as the sum of the models' probabilities at scale 2^f, hard votes as counts; both are divided by
     the number of models here, after the opening: that number is public, so the quotient tells no more than the sum.
     Weighted votes of all kinds arrive as a mean, at scale 2^f. The scores of a prior vote need not add up to 1
-    (smpc/prior.py); where all are revealed they are divided by their sum here.
+    (smpc/prior.py); where all are revealed they are divided by their sum here, unless that is below `LEAST_SCORES` (and
+    below 16 units): such a row stays as it is, and says by its small numbers that no model knows the input.
     """
     models = program.models if program.vote in ("soft", "hard") else 1
     unit = float(models * (1 if program.vote == "hard" else 2**program.fractional_bits))
@@ -174,7 +177,8 @@ def read_output(program: Program | AnswerSpec, elements: Elements) -> Output:
         )
     scores = np.clip(scores, 0.0, 1.0)
     if program.vote == "prior" and program.reveal == "probabilities":
-        scores /= np.maximum(scores.sum(axis=1, keepdims=True), 2.0**-program.fractional_bits)
+        sums = scores.sum(axis=1, keepdims=True)
+        scores /= np.where(sums < max(LEAST_SCORES, 2.0 ** (4 - program.fractional_bits)), 1.0, sums)
     return Output(
         labels=labels,
         probabilities=scores if program.reveal == "probabilities" else None,

@@ -7,9 +7,9 @@ For K models and C classes, over the true inputs of a batch, int64 in this order
     agreement   K, at scale 2^16: per input, 1 is split equally among the models whose label is the vote's
     entropy     K, at scale 2^16: per input, 1 is split in proportion to exp(-H(p_k)): sure models get more
 
-A label is the largest logit's, the vote's label the largest tally's; ties go to the lowest class. Where no model has
-the vote's label, nobody gets anything for that input. The joint matrices are left out when they have more than
-`JOINT_LIMIT` entries together.
+A label is the largest logit's, the vote's label the largest tally's; ties of the truncated values go to the lowest
+class. Where no model has the vote's label, nobody gets anything for that input. The joint matrices are left out when
+they have more than `JOINT_LIMIT` entries together.
 
 Parties hold the vector as shares mod 2^64 and may add up vectors of equal K and C; sums of the opened vectors mean the
 same as the vector of all inputs. Sources: agreement and entropy are the label-free schemes of FedSEI
@@ -126,7 +126,7 @@ def plain_statistics(labels: Elements, final: Elements, probabilities: Floats) -
     """Return the vector in the clear, for tests and for the simulation of rewards.
 
     `labels` are the models' labels (K, inputs), `final` the vote's (inputs,), `probabilities` (K, inputs, C) what the
-    entropy is taken of. All but the entropy is exact; the engine's is within 2^-12 of it per input.
+    entropy is taken of. All but the entropy is exact; the engine's is within max(2^-12, C 2^-20) of it per input.
     """
     models, _, classes = probabilities.shape
     votes = (labels[..., None] == np.arange(classes)).astype(np.int64)

@@ -71,6 +71,8 @@ from finode.smpc.gates.votes import (
 from finode.smpc.material import Shape
 
 VOTES = ("soft", "hard", "weighted", "entropy", "spectral", "augmented", "prior")
+WHOLE_BATCH = ("spectral",)
+"""Votes in which a row of the answer depends on all rows: a batch of theirs has no padding."""
 RIDGE_BITS = 8
 """M is the covariance plus 2^-8: small beside the variance of confidences that say anything (0.1 squared and more)."""
 SQUARINGS = 3
@@ -81,6 +83,8 @@ _ENTROPY_BITS = 56
 _SUM_BITS = _ENTROPY_BITS - RECIPROCAL_BITS
 _MATRIX_BITS = 20
 """Digits of the entries of a matrix that is multiplied: enough for weights to 2^-16."""
+_DEVIATION_BITS = 27
+"""Digits of (confidence - mean) / sqrt(batch): twice as many of their products, and trace times factor below 2^62."""
 _SHARE_BITS = 16
 """Digits of a probability before it is weighted."""
 
@@ -270,14 +274,17 @@ class Voting:
         models, batch, classes = self._models, self._batch, self._classes
         p, confidence = self._ballots(lanes, entropy=False)
         square = (models, models)
-        raised = 16
-        centred = self._add("centre", Centre(raised), confidence)
-        z = self._add("centred", Truncate((models, batch), RECIPROCAL_BITS + raised - _MATRIX_BITS), centred)
+        # z = (confidence - mean) / sqrt(batch), so that z z^T is the covariance. The mean is exact; the root's divisor
+        # is rounded, to 13 bits or more, and the ridge scaled alike: dividing by the trace takes it away.
+        raised = 25 + (batch.bit_length() - 1) // 2
+        divided = (math.isqrt((4 << 2 * raised) // batch**3) + 1) >> 1
+        point = 2 * _DEVIATION_BITS
+        ridge = (divided**2 * batch**3 << (point - RIDGE_BITS)) >> 2 * raised
+        centred = self._add("centre", Centre(divided), confidence)
+        z = self._add("centred", Truncate((models, batch), RECIPROCAL_BITS + raised - _DEVIATION_BITS), centred)
         gram = self._add("gram", MatrixProduct((models, batch), (batch, models)), z, self._add("swap", Swap(), z))
-        # The covariance at scale 2^54; its divisor is rounded, but the same for all entries.
-        point = 2 * _MATRIX_BITS + 14
-        matrix = self._add("matrix", AddIdentity(round(2**14 / batch), 1 << (point - RIDGE_BITS)), gram)
-        # trace / K lies in [2^-8, 1/4 + 2^-8 and what the divisor's rounding adds].
+        matrix = self._add("matrix", AddIdentity(1, ridge), gram)
+        # trace / K lies in [2^-8, 1/4 + 2^-8], but for a factor of 1 +- 2^-12.
         factor = -(-(1 << RIDGE_BITS) // models)
         normal = self._normalized("start", matrix, point, factor, factor, largest=96)
         for squaring in range(SQUARINGS):

@@ -17,10 +17,8 @@ from finode.errors import LocalError
 from finode.smpc import ring
 from finode.smpc.devices import CPU
 from finode.smpc.engine import Buffer
-from finode.smpc.plan import Op, Plan, WeightSpec
+from finode.smpc.plan import PRODUCTS, Plan, WeightSpec
 from finode.smpc.randomness import Stream, subkey
-
-_PRODUCTS = {Op.CONV, Op.LINEAR, Op.SCALE, Op.MUL_WEIGHT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class WeightRef:
 
 def masked_weights(plan: Plan) -> list[WeightSpec]:
     """Return the weights of a plan that are multiplied with secrets, in the order of `plan.weights`."""
-    names = {step.weight for step in plan.steps if step.op in _PRODUCTS}
+    names = {step.weight for step in plan.steps if step.op in PRODUCTS}
     return [spec for spec in plan.weights if spec.name in names]
 
 

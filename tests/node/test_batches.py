@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finode.node.batches import SHARED_AT_ONCE, SharedInput, filled, joined, session_batch
+from finode.node.batches import SHARED_AT_ONCE, SharedInput, filled, is_row_wise, joined, session_batch
 from finode.smpc.engine import Output
+from finode.smpc.voting import VOTES, WHOLE_BATCH
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,7 @@ async def test_an_input_is_shared_once_for_all_parties(values: int) -> None:
 
     assert np.array_equal(pieces[0] + pieces[1] + pieces[2], np.rint(x[0] * 65536).astype(np.int64))
     assert await shared.piece(1) == pieces[1].tobytes()
+
+
+def test_batches_are_filled_up_for_the_votes_whose_padding_the_engine_takes() -> None:
+    assert {vote for vote in VOTES if is_row_wise(vote)} == set(VOTES) - set(WHOLE_BATCH)

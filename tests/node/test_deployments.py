@@ -172,3 +172,12 @@ def test_a_plan_other_than_the_terms_name_is_the_owner_s_fault() -> None:
         with pytest.raises(RemoteProtocolError) as caught:
             check_offer(b"1" * 32, data, plan.digest(), OWNER)
         assert caught.value.peer == OWNER
+
+
+def test_a_plan_that_no_gate_is_right_for_is_the_owner_s_fault() -> None:
+    plan = _plan(2)
+    object.__setattr__(plan, "range_bits", 3)
+
+    with pytest.raises(RemoteProtocolError, match="range_bits") as caught:
+        check_offer(b"1" * 32, plan.encode(), plan.digest(), OWNER)
+    assert caught.value.peer == OWNER

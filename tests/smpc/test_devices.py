@@ -27,7 +27,7 @@ from finode.smpc.native import NativeEngine
 from finode.smpc.plan import Op
 from finode.smpc.session import Run
 from finode.smpc.simulation import Exchanged, exchange, simulate, simulate_program
-from finode.smpc.voting import VOTES
+from finode.smpc.voting import VOTES, WHOLE_BATCH
 from finode.smpc.weights import DealerWeights
 from tests.fakes.accelerator import Accelerated, accelerator
 from tests.smpc import models
@@ -138,14 +138,15 @@ def test_statistics_and_feedback_run_as_on_the_processor(vote: str, parties: int
     makers = _voters(vote, [models.mlp(1), models.average_cnn(2)])  # two lanes
     reveal = ("probabilities", "top1", "label")[VOTES.index(vote) % 3]
     changes = {"batch": 2, **VOTING.get(vote, {}), "vote": vote, "reveal": reveal, "parties": parties}
+    count = 2 if vote in WHOLE_BATCH else 1
 
-    committee, (_, rest) = _compare(makers, device, statistics=True, count=1, **changes)
+    committee, (_, rest) = _compare(makers, device, statistics=True, count=count, **changes)
 
-    shares = share_labels([3], 10, parties)
+    shares = share_labels([3] * count, 10, parties)
 
     def feedback(engine: NativeEngine) -> Exchanged:
         runs = [
-            engine.feedback(committee.program, i, rest.values[i].ballots, shares[i], own["zero_keys"], count=1)
+            engine.feedback(committee.program, i, rest.values[i].ballots, shares[i], own["zero_keys"], count=count)
             for i, own in enumerate(committee.arguments)
         ]
         return exchange(runs)

@@ -213,3 +213,17 @@ def test_zero_shares_sum_to_zero_and_are_not_zero(parties: int) -> None:
 
     assert not sum(share.numpy() for share in shares).any()  # type: ignore[union-attr]
     assert all(len(np.unique(share.numpy())) == 50 for share in shares)
+
+
+@pytest.mark.parametrize("vote", ["spectral", "entropy"])
+def test_only_votes_that_answer_row_by_row_take_padding(vote: str) -> None:
+    makers = [models.mlp(0), models.mlp(1)]
+    program = models.program_of(makers, batch=2, vote=vote)
+    committee = committee_of(program, makers, np.zeros((2, 1, 8, 8)))
+
+    committee.run(0, count=2)
+    if vote == "spectral":
+        with pytest.raises(LocalError, match="none of them is padding"):
+            committee.run(0, count=1)
+    else:
+        committee.run(0, count=1)

@@ -15,6 +15,7 @@ from finode.smpc.counts import COUNTS, MAX_COUNT, has_counts, with_counts
 from finode.smpc.engine import Program
 from finode.smpc.lowering import lower
 from finode.smpc.native import NativeEngine
+from finode.smpc.sharing import read_output
 from finode.smpc.simulation import simulate_program
 from finode.smpc.weights import masked_weights
 from tests.smpc import models
@@ -110,6 +111,43 @@ def test_the_one_that_knows_a_class_decides_on_it() -> None:
 
     assert soft.output.labels.tolist() == [0]
     assert prior.output.labels.tolist() == [1]
+
+
+def test_scores_that_are_nearly_nothing_are_left_as_they_are() -> None:
+    # Either model is sure of the class that the other has seen, and has hardly seen it.
+    makers = [models.mlp(0, 2), models.mlp(1, 2)]
+    for maker, bias in zip(makers, ((40.0, 0.0), (0.0, 40.0)), strict=True):
+        maker.weights = {name: value * 0 for name, value in maker.weights.items()} | {"b3": np.array(bias)}
+    counts, x = ((15, 65535), (65535, 31)), inputs(3)
+
+    done = simulate_program(counted(makers, counts, batch=3), weights_of(makers, counts), x)
+
+    real = scores(makers, counts, x).numpy()
+    assert real.sum(1).max() < 2.0**-10
+    assert done.output.probabilities is not None
+    assert np.abs(done.output.probabilities - real).max() < 2.0**-14
+
+
+@pytest.mark.parametrize(
+    ("fractional_bits", "least", "elements", "probabilities"),
+    [
+        (16, 256, (255, 0), (255 / 65536, 0)),
+        (16, 256, (64, 192), (0.25, 0.75)),
+        (10, 16, (5, 10), (5 / 1024, 10 / 1024)),
+        (10, 16, (4, 12), (0.25, 0.75)),
+    ],
+)
+def test_scores_are_divided_by_their_sum_where_that_says_anything(
+    fractional_bits: int, least: int, elements: tuple[int, int], probabilities: tuple[float, float]
+) -> None:
+    program = counted([models.mlp(0, 2)], [(1, 1)], fractional_bits=fractional_bits)
+
+    output = read_output(program, np.array([elements]))
+
+    assert (sum(elements) < least) == (sum(probabilities) < 1)
+    assert output.probabilities is not None
+    assert output.probabilities[0].tolist() == list(probabilities)
+    assert output.labels.tolist() == [int(np.argmax(elements))]
 
 
 def test_other_votes_leave_the_counts_alone() -> None:

@@ -127,6 +127,47 @@ def test_spectral_weights_are_equal_at_batch_one_and_for_equal_models() -> None:
     assert np.abs(done.output.probabilities - real).max() < 0.0005
 
 
+def sure_and_unsure(batch: int) -> tuple[list[PlanMaker], Floats]:
+    """Two models, each of which reads its logits off the input: one is always sure, the other never. So means are large
+    beside the variances, and what is left of a mean decides the weights."""
+    generator = np.random.default_rng(1)
+    x = np.zeros((batch, 4))
+    x[:, 0] = generator.normal(6, 0.1, size=batch)
+    x[:, 3] = generator.normal(0.4, 0.05, size=batch)
+    makers = [PlanMaker((4,), 0), PlanMaker((4,), 0)]
+    for maker, own in zip(makers, (np.eye(4)[:2], np.eye(4)[2:]), strict=True):
+        maker.linear(2)
+        maker.weights = {"w0": own, "b0": np.zeros(2)}
+    return makers, x
+
+
+@pytest.mark.parametrize("batch", [450, 1000, 3000])
+def test_a_spectral_vote_of_a_large_batch_is_what_it_says(batch: int) -> None:
+    makers, x = sure_and_unsure(batch)
+    program = models.program_of(makers, batch=batch, vote="spectral")
+
+    oracle = NativeEngine().plaintext(program, [maker.weights for maker in makers], x).probabilities
+
+    real = spectral(torch.stack([models.float_logits(maker, x).softmax(-1) for maker in makers])).numpy()
+    assert oracle is not None
+    assert np.abs(oracle - real).max() < 0.001
+
+
+def test_a_spectral_vote_of_an_odd_batch_is_what_it_says_on_shares() -> None:
+    makers, x = sure_and_unsure(37)
+    # Confidences as far from their means as those of two classes go, and of variances that are nearly equal.
+    x[::2, 0] = 0
+    x[:, 3] = np.where(np.arange(37) % 3, 6, 0)
+
+    done = simulate_program(
+        models.program_of(makers, batch=37, vote="spectral"), [maker.weights for maker in makers], x
+    )
+
+    real = spectral(torch.stack([models.float_logits(maker, x).softmax(-1) for maker in makers])).numpy()
+    assert done.output.probabilities is not None
+    assert np.abs(done.output.probabilities - real).max() < 0.001
+
+
 @pytest.mark.slow
 def test_votes_of_many_models() -> None:
     makers, x = [models.mlp(seed) for seed in range(40)], inputs(20)

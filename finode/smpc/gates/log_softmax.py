@@ -34,7 +34,7 @@ LOG = Expansion("log", _log)
 
 @dataclass(frozen=True, slots=True)
 class Log(Reciprocal):
-    """ln(x) at scale 2^LOG_BITS, for x in [1, largest] at scale 2^EXP_BITS. Within 2^-15.
+    """ln(x) at scale 2^LOG_BITS, for x in [1, largest] at scale 2^EXP_BITS. Within 2^-14.6.
 
     Cost: 1 round; 64 bits per element.
 
@@ -58,7 +58,8 @@ class LogSoftmaxMaterial:
 class LogSoftmax(Gate[LogSoftmaxMaterial]):
     """Log-softmax of x = z / 2^shift over the last dimension, x at scale 2^input_bits; the result has LOG_BITS.
 
-    For |z| < 2^62 and |x| < 2^(bits - 1) - 1 units. Within 2^-13 of the real one.
+    For |z| < 2^62, |x| < 2^(bits - 1) - 1 units, and bits - input_bits >= 4. Within 2^-13 of the real one for C <= 256;
+    beyond, the roundings of C exponentials add up to some sqrt(C) * 2^-18.
 
     Cost: 8 rounds for 2 to 32 values, 4 more for every further level of the tournament: its bits, then those of `Exp`
     per element and of `Log` per row.

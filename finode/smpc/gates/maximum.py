@@ -1,4 +1,4 @@
-"""The largest of C values, its index, or its one-hot vector. Ties go to the lowest index.
+"""The largest of C values, its index, or its one-hot vector. Ties of the truncated values go to the lowest index.
 
 Up to 32 values are compared pairwise from one opening; more are cut into blocks of at most 32, whose winners meet in
 a block of their own, and so on. What a winner brings along (the index it had) is its *payload*.

@@ -54,7 +54,7 @@ def exp_table(input_bits: int) -> Table:
 
 
 def reciprocal_table(largest: int) -> Table:
-    """Return 1/x on [31/32, largest + 1/32], nodes 1/32 apart: within 2^-15 of it."""
+    """Return 1/x on [31/32, largest + 1/32], nodes 1/32 apart: within 2^-14.2 of it."""
     nodes = (largest << _RECIPROCAL_STEP_BITS) + 4
     return Table(
         RECIPROCAL,
@@ -77,7 +77,9 @@ class ExpMaterial:
 
 @dataclass(frozen=True, slots=True)
 class Exp(Gate[ExpMaterial]):
-    """exp(x) at scale 2^EXP_BITS for x <= 0 at scale 2^input_bits, |x| < 2^(bits - input_bits) - 16; 0 below -15.875.
+    """exp(x) at scale 2^EXP_BITS for -2^(bits - input_bits) < x <= 0 at scale 2^input_bits; 0 below -15.875.
+
+    For bits - input_bits >= 4, so that x - start is in range too.
 
     Cost: 3 rounds; 64 + 2 (D - 1) + 64 + 1 bits per element, where D = ceil(bits / 6): 137 bits for bits = 28.
 
@@ -220,7 +222,8 @@ class SoftmaxMaterial:
 class Softmax(Gate[SoftmaxMaterial]):
     """Softmax of x = z / 2^shift over the last dimension, x at scale 2^input_bits; the result has PROBABILITY_BITS.
 
-    For |z| < 2^62 and |x| < 2^(bits - 1) - 1 units. Within 2^-13 of the real one.
+    For |z| < 2^62, |x| < 2^(bits - 1) - 1 units, and bits - input_bits >= 4. Within 2^-13 of the real one for C <= 256;
+    beyond, the roundings of C exponentials add up to some sqrt(C) * 2^-18.
 
     Cost: 9 rounds for 2 to 32 classes, 4 more for every further level of the tournament: its bits, then those of
     `Exp` per element, of `Reciprocal` per row, and of `Multiply`.

@@ -140,6 +140,8 @@ class SplineMaterial:
 class Spline(Gate[SplineMaterial]):
     """curve(z / 2^shift) at scale 2^input_bits, that of z / 2^shift, for |z| < 2^62 and |z / 2^shift| < 2^(bits - 1).
 
+    Start and end must lie within 2^(bits - 1) units as well, so that x - start and x - end are in range.
+
     Cost: 3 rounds; 64 + (3 * 64 + 2 * 2 (D - 1)) + (64 + 2) bits per element, where D = ceil(bits / 6): 338 bits for
     bits = 28. Correction: 8 * 2^t + about 190 bytes per element: 446 for GELU (t = 5), 692 for sigmoid and tanh
     (t = 6).

@@ -130,16 +130,13 @@ class WeightedSum(Local):
 
 @dataclass(frozen=True, slots=True)
 class Centre(Local):
-    """(K, batch, 1) less the mean over the batch, as (K, batch), at the scale raised by `raised` bits.
+    """(K, batch, 1) less the mean over the batch, as (K, batch), times batch * factor, a public integer: exact."""
 
-    The mean's divisor is rounded to a multiple of 2^-raised, so that at batch 1 the result is exactly zero.
-    """
-
-    raised: int
+    factor: int
 
     def linear(self, *inputs: Tensor) -> Tensor:
         x = inputs[0][..., 0]
-        return (x << self.raised) - x.sum(1, keepdim=True) * round((1 << self.raised) / x.shape[1])
+        return (x * x.shape[1] - x.sum(1, keepdim=True)) * self.factor
 
 
 @dataclass(frozen=True, slots=True)
