@@ -252,9 +252,8 @@ class LaneLowering:
     def _times(self, step: Step, value: Value) -> Value:
         """An integer is itself, a fraction 1 / 2^k moves the point, anything else is its fixed-point number."""
         factor = step.numbers[0]
-        most = (
-            self._f + self._plan.range_bits
-        )  # times 2^most the least value is out of range, by 2^-most all are below it
+        # Times 2^most the least value is out of range; times 2^-most the largest is below it.
+        most = self._f + self._plan.range_bits
         if not abs(factor) < 2.0**most:
             raise self._too_wide(step)
         mantissa, exponent = math.frexp(abs(factor))

@@ -25,14 +25,17 @@ KILLS = 50
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def write_until_killed(commands: IO[str], answers: IO[str], first: int, seconds: float) -> int:
-    """Have receipts written from `first` on, kill the writer after that time, and return where it said it was."""
+def write_until_killed(commands: IO[str], answers: IO[str], first: int, seconds: float, opening: bool) -> int:
+    """Have receipts written from `first` on, kill the writer after that time, and return where it said it was.
+
+    The time counts from the writer's start if it is to be killed in `opening`, otherwise from its first batch.
+    """
     commands.write(f"{first}\n")
     commands.flush()
     writer = int(answers.readline())
+    reached = first if opening else int(answers.readline())
     time.sleep(seconds)
     os.kill(writer, signal.SIGKILL)
-    reached = first
     while (line := answers.readline()) != "ended\n":
         reached = int(line)
     return reached
@@ -43,7 +46,6 @@ def test_what_was_acknowledged_survives_fifty_kills(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     moments = random.Random(4)  # noqa: S311 - moments of a kill, no secret
     known: list[bytes] = []
-    writing = 0
     with subprocess.Popen(
         [sys.executable, "-m", "tests.ledger.process_writer", str(path)],
         stdin=subprocess.PIPE,
@@ -54,9 +56,9 @@ def test_what_was_acknowledged_survives_fifty_kills(tmp_path: Path) -> None:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for _ in range(KILLS):
+        for kill in range(KILLS):
             first = len(known)
-            reached = write_until_killed(process.stdin, process.stdout, first, moments.uniform(0, 0.08))
+            reached = write_until_killed(process.stdin, process.stdout, first, moments.uniform(0, 0.05), kill % 5 == 0)
             with closing(Ledger.open(path)) as ledger:
                 count = ledger.counts()[RecordKind.RECEIPT]
                 # A batch whose commit was not said any more may be there, whole.
@@ -65,6 +67,3 @@ def test_what_was_acknowledged_survives_fifty_kills(tmp_path: Path) -> None:
                 assert [one.id for one in ledger.records() if isinstance(one, VerifiedReceipt)] == known
             with closing(sqlite3.connect(path)) as connection:
                 assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            writing += reached > first
-    # Some are killed while they open the file, most while they write to it.
-    assert writing > KILLS // 2
