@@ -39,7 +39,7 @@ from libp2p.stream_muxer.yamux.yamux import (
 )
 
 from finode.net.interface import Buffer
-from finode.net.stream import PipeError
+from finode.net.stream import PipeClosed, PipeError
 from finode.wire.message import KIB, MIB
 
 STALL_S = 5.0
@@ -248,6 +248,9 @@ class StreamPipe:
             window: int = stream.send_window
             if window > 0:
                 return window
+            if stream.recv_closed:
+                # It will not open again: who has closed its end reads no more.
+                raise PipeClosed("it closed the stream")
             await trio.sleep(pause)
             pause = min(2 * pause, _LAST_POLL_S)
 

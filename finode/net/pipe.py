@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from finode.net.interface import Buffer
-from finode.net.stream import PipeError
+from finode.net.stream import PipeClosed, PipeError
 from finode.wire.message import MIB
 
 WINDOW = 2 * MIB
@@ -57,6 +57,8 @@ class MemoryPipe:
             view = memoryview(part)
             while len(view):
                 while not half.ended and len(half.buffer) >= WINDOW:
+                    if self._incoming.ended:
+                        raise PipeClosed("it closed the stream")
                     await half.changed.wait()
                 if half.ended:
                     raise PipeError("it closed the stream")
@@ -68,7 +70,8 @@ class MemoryPipe:
 
     async def close(self) -> None:
         self._outgoing.ended = True
-        self._outgoing.wake()
+        for half in (self._outgoing, self._incoming):
+            half.wake()
 
     async def reset(self) -> None:
         for half in (self._outgoing, self._incoming):

@@ -46,6 +46,11 @@ class PipeError(Exception):
     """The bytes cannot go on; the text says why. `FrameStream` turns it into `PeerUnreachable`."""
 
 
+class PipeClosed(PipeError):
+    """The peer has said its last word and reads no more. What it said can still be read: `FrameStream` does not send on
+    the stream again, and goes on receiving."""
+
+
 class NotServed(PipeError):
     """The peer does not serve the stream's protocol, or not to this node. `FrameStream` makes it `PeerRefused`."""
 
@@ -138,6 +143,7 @@ class FrameStream:
         self._sending = trio.Lock()
         self._receiving = False
         self._failure: RemoteError | None = None
+        self._peer_closed = False
         self._closed = False
         self._waits: set[trio.CancelScope] = set()
 
@@ -232,6 +238,9 @@ class FrameStream:
     async def _send(self, header: bytes, payload: Buffer, *, timeout_s: float) -> None:
         self._check()
         started = finished = False
+        unread = PeerUnreachable(f"{self._peer} was lost while sending: it closed the stream", peer=self._peer)
+        if self._peer_closed:
+            raise unread
         with trio.move_on_after(timeout_s) as scope:
             self._waits.add(scope)
             try:
@@ -240,12 +249,16 @@ class FrameStream:
                     started = True
                     await self._pipe.write(header, payload)
                     finished = True
+            except PipeClosed:
+                self._check()
+                self._peer_closed = True
+                raise unread from None
             except PipeError as error:
                 self._check()
                 raise await self._break(PeerUnreachable(f"{self._peer} was lost while sending: {error}")) from None
             finally:
                 self._waits.discard(scope)
-                if started and not finished:
+                if started and not finished and not self._peer_closed:
                     # Half a frame is on its way: nothing that follows could be understood.
                     await self.reset()
         if not finished:

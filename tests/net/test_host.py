@@ -125,6 +125,20 @@ async def test_a_first_large_frame_waits_for_no_window(open_node: OpenNode, hear
         assert await stream.receive(Pong, timeout_s=10) == Pong(number=1)
 
 
+async def test_who_closes_while_much_is_sent_to_it_is_heard_at_once(open_node: OpenNode) -> None:
+    async def refuse(stream: Stream) -> None:
+        await stream.receive(Ping, timeout_s=10)
+        await stream.send(Pong(number=9))
+
+    async with open_node(ONE, ROSTER) as one, open_node(TWO, ROSTER, bootstrap=[bootstrap(one)]) as two:
+        one.serve(session.PROTOCOL, refuse)
+        stream = await two.open(ONE.peer_id, session.PROTOCOL, timeout_s=5)
+        await stream.send(Ping(number=1))
+        with trio.fail_after(10), pytest.raises(PeerUnreachable, match="closed the stream"):
+            await stream.send_bulk(bytes(16 * MIB), timeout_s=60)
+        assert await stream.receive(Pong, timeout_s=5) == Pong(number=9)
+
+
 async def test_many_streams_come_and_go(open_node: OpenNode) -> None:
     async def once(stream: Stream) -> None:
         await stream.send_raw(await stream.receive_raw(100, timeout_s=10))

@@ -78,6 +78,25 @@ async def test_a_reader_that_does_not_read_stops_its_sender(autojump_clock: trio
     assert trio.current_time() == pytest.approx(7)
 
 
+async def test_who_closes_without_reading_is_heard_by_its_sender(autojump_clock: trio.testing.MockClock) -> None:
+    near_pipe, far_pipe = MemoryPipe.pair()
+    near, far = (FrameStream(pipe, PEER, pacer=Pacer()) for pipe in (near_pipe, far_pipe))
+
+    async def refuse() -> None:
+        await trio.sleep(1)
+        await far.send(Pong(number=9))
+        await far.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refuse)
+        with pytest.raises(PeerUnreachable, match="it closed the stream"):
+            await near.send_raw(bytes(WINDOW + 1), timeout_s=60)
+    assert trio.current_time() == pytest.approx(1)
+    with pytest.raises(PeerUnreachable, match="it closed the stream"):
+        await near.send(Ping(number=1))
+    assert await near.receive(Pong, timeout_s=1) == Pong(number=9)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
