@@ -37,7 +37,7 @@ from finode.smpc.plan import Plan
 from finode.wire import canonical
 from finode.wire.committee import RefusalReason, Terms
 from finode.wire.preprocessing import PROTOCOL, SERIAL_BYTES, BundleStored, Deal, Dealing, Dealt, OfferBundle, Spent
-from finode.wire.shares import Failed, Phase
+from finode.wire.shares import Failed, Fault, Phase
 
 MAX_BATCHES = 4
 """Batch sizes of one committee for which bundles are dealt ahead: those asked for last."""
@@ -211,6 +211,7 @@ class DealerPool:
         self._sizes: dict[int, int] = {}
         self._ahead: dict[bytes, int] = {}
         self._given: dict[bytes, trio.CancelScope] = {}
+        self._withdrawn: set[bytes] = set()
         self._asked = 0
         self._serials = serials
         self._changed = trio.Event()
@@ -358,6 +359,8 @@ class DealerPool:
                 self._release(serial)
                 await self._tell(Spent(serial=serial))
                 self._log.info("dealt no bundle ahead", batch=batch, reason=error.message)
+                if isinstance(error, PeerRefused) and error.reason == Fault.BUSY:
+                    self._withdraw_older(batch)
                 with trio.move_on_after(RETRY_S):
                     await self._changed.wait()
             except BaseException:
@@ -365,6 +368,17 @@ class DealerPool:
                 raise
             else:
                 nursery.start_soon(self._lay_out, given)
+
+    def _withdraw_older(self, batch: int) -> None:
+        """Give up a bundle of the batch size that was asked for longest ago, so that parties that are full have room
+        for one of a size that was asked for later."""
+        older = self._batches[self._batches.index(batch) + 1 :] if batch in self._batches else []
+        for size in reversed([*older, *(set(self._ahead.values()) - set(self._batches))]):
+            for serial, ahead in self._ahead.items():
+                if ahead == size and serial in self._given and serial not in self._withdrawn:
+                    self._withdrawn.add(serial)
+                    self._given[serial].cancel()
+                    return
 
     async def _lacking(self) -> int | None:
         """Return a batch size of which a bundle more is to be dealt ahead, if there is room for it."""
@@ -389,9 +403,13 @@ class DealerPool:
         try:
             with self._until_given_up(given.serial):
                 await self._hand_over(given, ahead=True)
+            if given.serial in self._withdrawn:
+                await self._tell(Spent(serial=given.serial))
+                return
             with suppress(PeerRefused):  # its committee may be over
                 self._book.spend(self._committee, given.batch, now_ms())
         finally:
+            self._withdrawn.discard(given.serial)
             self._release(given.serial)
 
     def _release(self, serial: bytes) -> None:

@@ -416,6 +416,22 @@ async def test_a_party_keeps_as_much_ahead_as_its_setting_says_and_no_more(tmp_p
         assert (await _ask(members, 2)).timings.dealt_ahead
 
 
+@pytest.mark.slow
+@pytest.mark.trio
+async def test_a_full_party_gets_bundles_of_the_batch_that_was_asked_for_last(tmp_path: Path) -> None:
+    async with federation(tmp_path) as (_, members):
+        for count, kept in ((1, 2), (2, 4)):
+            await _ask(members, count)
+            await _full(members, kept)
+        await _ask(members, 4)
+        await until(lambda: _dealt_batches(members).count(4) >= 3)
+        await _full(members, 4)
+
+        assert (await _ask(members, 4)).timings.dealt_ahead
+        assert (await _ask(members, 2)).timings.dealt_ahead
+        assert [answer.attempts for answer in [await _ask(members, 1)]] == [1]
+
+
 async def _waits_for_nothing(members: dict[str, Member]) -> bool:
     """A query of a batch that was never dealt ahead is answered although the pool is full."""
     return not (await _ask(members, 16)).timings.dealt_ahead
