@@ -27,6 +27,7 @@ from types import ModuleType
 from pydantic import BaseModel
 
 from finode.config import Config, Role
+from finode.models.graph import SUPPORTED
 from finode.net import directory as records
 from finode.net.standing import GRAYLIST, LOWEST, RECOVERY_PER_HOUR, PeerFault
 from finode.node.verdicts import BLAMELESS, WORDS
@@ -442,14 +443,7 @@ def _source_block(path: str) -> Callable[[], str]:
 
 def operators_block() -> str:
     """Return the ONNX operators that a model may have, in lines of one paragraph."""
-    assigned = {
-        target.id: statement.value
-        for statement in source_of("finode/models/graph.py").body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
-    return textwrap.fill(", ".join(f"`{name}`" for name in ast.literal_eval(assigned["SUPPORTED"])), width=120)
+    return textwrap.fill(", ".join(f"`{name}`" for name in SUPPORTED), width=120)
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {

@@ -192,10 +192,6 @@ class QuerierCache:
         """Forget the committees that have expired and return them."""
         return self._remove(lambda sealed: sealed.expired(now_ms))
 
-    def clear(self) -> tuple[SealedCommittee, ...]:
-        """Forget all, because this node shuts down or its view of the federation changed, and return them."""
-        return self._remove(lambda _: True)
-
     def _remove(self, gone: Callable[[SealedCommittee], bool]) -> tuple[SealedCommittee, ...]:
         removed = tuple(entry.committee for entry in self._entries if gone(entry.committee))
         self._entries = [entry for entry in self._entries if not gone(entry.committee)]

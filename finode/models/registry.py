@@ -176,8 +176,7 @@ class Registry:
                 write_atomically(entry.weights_path, data)
                 written = entry.weights_path
                 self._insert(connection, entry)
-        except BaseException:
-            # The next change would sweep it, but a full disk wants its space back now.
+        except BaseException:  # interrupted, too: a full disk wants the space back now, not at the next change
             if written is not None:
                 with suppress(OSError):
                     written.unlink()

@@ -49,8 +49,7 @@ class SafePubsub(Pubsub):
     async def push_msg(self, msg_forwarder: ID, msg: Any) -> None:
         try:
             await super().push_msg(msg_forwarder, msg)
-        except Exception:
-            # A garbage key or sender id raises from deep inside libp2p, in a task whose failure ends the service.
+        except Exception:  # the edge: a garbage key or sender id raises from deep inside libp2p, and ends its service
             if msg_forwarder == self.my_id:
                 raise
 
@@ -103,8 +102,7 @@ class Gossip:
         while True:
             try:
                 await self._serve()
-            except Exception:
-                # libp2p runs a task per message; one that fails ends the service. Gossip is a hint: begin again.
+            except Exception:  # the edge: one of libp2p's tasks failed, which ends its service; begin again
                 self._log.exception("gossip_failed")
             await trio.sleep(RESTART_S)
 

@@ -172,8 +172,7 @@ class Admission:
         self._handshakes[host] += 1
         try:
             return await self._swarm.upgrade_inbound_raw_conn(RawConnection(stream, False), address)
-        except Exception:
-            # Whatever garbage makes libp2p's handshake raise costs this one connection, not the listener.
+        except Exception:  # the edge: garbage that makes libp2p raise costs this one connection, not the listener
             return None
         finally:
             self._handshakes[host] -= 1
@@ -195,8 +194,7 @@ async def run_host(
     async def serve_safely(stream: NetStream) -> None:
         try:
             await serve(stream.swarm_conn, stream)
-        except Exception:
-            # An exception out of a stream handler would end the whole host. The router has logged what is ours.
+        except Exception:  # the edge: out of here it would end the whole host; the router has logged what is ours
             await stream.reset()
 
     swarm.set_stream_handler(serve_safely)

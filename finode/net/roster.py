@@ -90,7 +90,7 @@ def write_roster(path: Path, peers: Mapping[PeerId, str]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
+        except BaseException:  # interrupted, too: no half-written file stays beside the roster
             os.unlink(temporary)
             raise
     except OSError as error:

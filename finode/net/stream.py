@@ -238,9 +238,8 @@ class FrameStream:
     async def _send(self, header: bytes, payload: Buffer, *, timeout_s: float) -> None:
         self._check()
         started = finished = False
-        unread = PeerUnreachable(f"{self._peer} was lost while sending: it closed the stream", peer=self._peer)
         if self._peer_closed:
-            raise unread
+            raise self._lost_while_sending("it closed the stream")
         with trio.move_on_after(timeout_s) as scope:
             self._waits.add(scope)
             try:
@@ -252,10 +251,10 @@ class FrameStream:
             except PipeClosed:
                 self._check()
                 self._peer_closed = True
-                raise unread from None
+                raise self._lost_while_sending("it closed the stream") from None
             except PipeError as error:
                 self._check()
-                raise await self._break(PeerUnreachable(f"{self._peer} was lost while sending: {error}")) from None
+                raise await self._break(self._lost_while_sending(error)) from None
             finally:
                 self._waits.discard(scope)
                 if started and not finished and not self._peer_closed:
@@ -264,6 +263,9 @@ class FrameStream:
         if not finished:
             self._check_unless_closed()
             raise await self._break(PeerTimeout(f"{self._peer} took no data for {timeout_s:g} s"))
+
+    def _lost_while_sending(self, why: object) -> PeerUnreachable:
+        return PeerUnreachable(f"{self._peer} was lost while sending: {why}", peer=self._peer)
 
     def _check_unless_closed(self) -> None:
         if self._failure is not None:

@@ -25,8 +25,7 @@ from finode.wire.committee import RefusalReason
 
 REMEMBERED_SERIALS = 65_536
 """Of offers, in all: far more than a dealer makes while a committee lives; a new committee means new serials anyway. Of
-those that sessions named, for each committee that is open here: one that has named so many
-is used up."""
+those that sessions named, for each committee that is open here: one that has named so many is used up."""
 MAX_OF_ONE_DEALER = 32
 """Bundles of one dealer that are on their way or wait for sessions which asked for them; more than a node's sessions
 is misuse. Those dealt ahead have limits of their own."""

@@ -48,7 +48,9 @@ MAX_SERIALS = 65_536
 TELL_TIMEOUT_S = 1.0
 """A querier that reads nothing for so long gets no bundles any more; it must not hold up a shutdown."""
 RETRY_S = 5.0
-"""Pause after a bundle could not be dealt ahead: a party has no room, or is lost."""
+"""Pause after a bundle could not be dealt ahead: a party has no room, or is lost. Doubled each time, for every try
+deals in vain."""
+LONGEST_RETRY_S = 60.0
 
 
 @dataclass(slots=True)
@@ -342,6 +344,7 @@ class DealerPool:
         changed.set()
 
     async def _refill(self, nursery: trio.Nursery) -> None:
+        pause_s = RETRY_S
         while True:
             changed = self._changed
             batch = await self._lacking()
@@ -361,12 +364,14 @@ class DealerPool:
                 self._log.info("dealt no bundle ahead", batch=batch, reason=error.message)
                 if isinstance(error, PeerRefused) and error.reason == Fault.BUSY:
                     self._withdraw_older(batch)
-                with trio.move_on_after(RETRY_S):
+                with trio.move_on_after(pause_s):
                     await self._changed.wait()
+                pause_s = min(2 * pause_s, LONGEST_RETRY_S)
             except BaseException:
                 self._release(serial)
                 raise
             else:
+                pause_s = RETRY_S
                 nursery.start_soon(self._lay_out, given)
 
     def _withdraw_older(self, batch: int) -> None:

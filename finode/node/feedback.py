@@ -23,6 +23,7 @@ from finode.node.channel import Buffer, Envelope
 from finode.node.contributions import ContributionStore
 from finode.node.driver import feedback_request
 from finode.node.interface import FeedbackView
+from finode.node.members import GOODBYE_TIMEOUT_S
 from finode.node.pool import WorkerPool, WorkerProcess
 from finode.node.tasks import together
 from finode.smpc.labels import UNLABELLED, label_bytes, share_labels
@@ -39,7 +40,6 @@ from finode.wire.contribution import (
 from finode.wire.receipts import ModelUse, StatementKind
 from finode.wire.shares import Failed
 
-GOODBYE_TIMEOUT_S = 1.0
 REMEMBERED = 4096
 """Sessions of its own for which a querier can give labels."""
 

@@ -24,6 +24,7 @@ from finode.node.contribution import Contribution
 from finode.node.cosigning import Cosigning, PartyRecord
 from finode.node.deployment_records import check_signed_deployment
 from finode.node.deployments import Deployment, DeploymentStore, check_offer
+from finode.node.members import GOODBYE_TIMEOUT_S
 from finode.node.pool import WorkerPool
 from finode.node.seat import PartySeat, SeatRun, input_share_bytes
 from finode.node.sessions import Session, SessionTable
@@ -55,8 +56,6 @@ READY_TIMEOUT_S = 5.0
 """How long a session waits for a worker that is warm; the other parties wait for longer than that."""
 PROGRESS_INTERVAL_S = 0.2
 """A person sees no finer steps."""
-GOODBYE_TIMEOUT_S = 1.0
-"""Telling others that a session ended must not hold up a shutdown."""
 
 
 @dataclass(frozen=True, slots=True)
